@@ -14,6 +14,11 @@ def unix_seconds() -> int:
     return int(time.time())
 
 
+def unix_milliseconds() -> int:
+    """Whole milliseconds since 1970-01-01 UTC, for records that are written in great numbers."""
+    return time.time_ns() // 1_000_000
+
+
 def monotonic_seconds() -> float:
     """Seconds on a clock that never goes back; only differences mean something."""
     return time.monotonic()

@@ -3,14 +3,20 @@
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from tandem.kit.errors import ConfigError
+
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
+PositiveBytes = Annotated[int, msgspec.Meta(gt=0)]
+# A segment must hold a record, and a page is the least that a disk writes.
+SegmentBytes = Annotated[int, msgspec.Meta(ge=4096)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,21 +38,21 @@ class Settings:
     """fsspec URL of the blob store; empty means a folder in the home folder."""
     region: str = "local"
     """Region name that the Azure surface reports."""
-    max_body_bytes: int = 32 * 1024 * 1024
+    max_body_bytes: PositiveBytes = 32 * 1024 * 1024
     """Largest request body that is read; anything larger is answered with 413."""
-    request_timeout_s: float = 600.0
+    request_timeout_s: PositiveSeconds = 600.0
     """Longest time that one request may take at an engine."""
-    stall_timeout_s: float = 60.0
+    stall_timeout_s: PositiveSeconds = 60.0
     """Longest time that a client may leave its end of a stream unread before it is cut off."""
-    drain_timeout_s: float = 30.0
+    drain_timeout_s: Seconds = 30.0
     """How long a shutdown waits for the answers that are still running."""
-    engine_start_timeout_s: float = 300.0
+    engine_start_timeout_s: PositiveSeconds = 300.0
     """Longest time that an engine may take to load its model."""
-    key_cache_s: float = 2.0
+    key_cache_s: Seconds = 2.0
     """How long a key is believed without asking the database: a revoked key dies within this time."""
-    key_grace_s: float = 3600.0
+    key_grace_s: Seconds = 3600.0
     """How long a known key keeps working while the database is down."""
-    journal_segment_bytes: int = 4 * 1024 * 1024
+    journal_segment_bytes: SegmentBytes = 4 * 1024 * 1024
     """Size of one preallocated file of the usage journal."""
     journal_fsync: bool = False
     """Also survive a power cut, not only a crash: fsync the journal before the last byte of each answer."""
@@ -78,7 +84,7 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
     The file is the one that `TANDEM_CONFIG` names, else `tandem.toml` in the home folder if it is there.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong type, or an unreadable file.
+        ConfigError: an unknown key, a value of the wrong type or out of bounds, or an unreadable file.
     """
     environ = os.environ if environ is None else environ
     variables = {
@@ -86,6 +92,7 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
     }
     named = variables.pop("config", None)
     known = {field.name for field in fields(Settings)}
+    _check_known(overrides, known=known, where="The command line")
     # Other programs and the tests use TANDEM_* too; a misspelt setting in the file is an error, here it is not ours.
     variables = {key: value for key, value in variables.items() if key in known}
     home = Path(str(overrides.get("home") or variables.get("home") or Settings().home)).expanduser()
@@ -103,14 +110,18 @@ def _read_file(path: Path, *, required: bool, known: set[str]) -> dict[str, Any]
         values = tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"Cannot read the settings file {path}: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    for key in values:
+    _check_known(values, known=known, where=str(path))
+    return values
+
+
+def _check_known(keys: Iterable[str], *, known: set[str], where: str) -> None:
+    for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             remedy = f"Did you mean {near[0]!r}?" if near else "docs/reference/settings.md lists the settings."
-            raise ConfigError(f"{path} has an unknown setting {key!r}.", remedy=remedy)
-    return values
+            raise ConfigError(f"{where} has an unknown setting {key!r}.", remedy=remedy)
 
 
 def _convert(values: dict[str, Any]) -> Settings:
@@ -118,7 +129,11 @@ def _convert(values: dict[str, Any]) -> Settings:
     try:
         settings = msgspec.convert(plain, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"A setting has the wrong type: {error}.") from error
+        problem, _, where = str(error).partition(" - at `$.")
+        raise ConfigError(
+            f"The setting {where.rstrip('`')} has a wrong value: {problem}.",
+            remedy="docs/reference/settings.md says what it takes.",
+        ) from error
     if settings.log_level not in {"debug", "info", "warning", "error"}:
         raise ConfigError(f"log_level is {settings.log_level!r}.", remedy="Use debug, info, warning or error.")
     if settings.log_format not in {"text", "json"}:
@@ -129,6 +144,6 @@ def _convert(values: dict[str, Any]) -> Settings:
 
 
 def _decode(kind: type, value: Any) -> Any:
-    if kind is Path:
+    if kind is Path and isinstance(value, str):
         return Path(value)
-    raise NotImplementedError(kind)
+    raise TypeError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")  # msgspec adds where

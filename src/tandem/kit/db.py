@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 import tandem
-from tandem.kit.errors import ConfigError, MissingPrerequisite, StorageFull, Unavailable
+from tandem.kit.errors import ConfigError, IntegrityError, MissingPrerequisite, StorageFull, TandemError, Unavailable
 
 T = TypeVar("T")
+
+# Longer than any transaction of ours, shorter than a client's patience.
+BUSY_TIMEOUT_S = 10
+# Any number that no other program on the same server is likely to lock.
+_MIGRATION_LOCK = 0x7A4DE3
+_URL_REMEDY = "Use sqlite:///path/to/file.db or postgresql://user:password@host/name."
 
 metadata = sa.MetaData(
     naming_convention={
@@ -41,14 +48,18 @@ class Database:
                 _with_driver(url), pool_pre_ping=not url.startswith("sqlite"), connect_args=_connect_args(url)
             )
         except sa.exc.NoSuchModuleError as error:
-            raise ConfigError(f"database_url names an unknown database: {error}.") from error
+            raise ConfigError(f"database_url names an unknown database: {error}.", remedy=_URL_REMEDY) from error
+        except sa.exc.ArgumentError as error:
+            # The URL is not repeated here, since it may hold a password.
+            raise ConfigError("database_url is not a URL.", remedy=_URL_REMEDY) from error
         except ModuleNotFoundError as error:
             raise MissingPrerequisite(
                 f"The driver of {url.split(':', 1)[0]} is not installed.",
                 remedy="pip install 'tandem-platform[postgres]'",
             ) from error
         if self.is_sqlite:
-            sa.event.listen(self._engine, "connect", _sqlite_pragmas)
+            sa.event.listen(self._engine, "connect", _sqlite_connected)
+            sa.event.listen(self._engine, "begin", _sqlite_begin)
 
     @property
     def is_sqlite(self) -> bool:
@@ -62,16 +73,17 @@ class Database:
         Raises:
             StorageFull: the disk under the database is full.
             Unavailable: the database cannot be reached or is locked.
+            IntegrityError: the file is not a database, or a damaged one.
         """
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except OperationalError as error:
-            raise _translated(error) from error
         except DBAPIError as error:
-            if error.connection_invalidated:
-                raise _translated(error) from error
-            raise
+            if (translated := self._translated(error)) is None:
+                raise
+            raise translated from error
+        except sa.exc.TimeoutError as error:
+            raise Unavailable("All connections to the database are busy.", remedy="Try again.") from error
 
     async def run(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in a transaction on a worker thread, so that the event loop never waits for a disk."""
@@ -86,13 +98,14 @@ class Database:
         """Bring the schema to the newest migration; creates the SQLite file and its folder.
 
         Raises:
-            ConfigError: the database was written by a newer Tandem than this one.
+            ConfigError: the database was written by a newer Tandem than this one, or its folder cannot be made.
         """
-        if self.is_sqlite and (path := sa.make_url(self.url).database):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         config = _alembic_config()
         scripts = ScriptDirectory.from_config(config)
         with self.transaction() as connection:
+            if not self.is_sqlite:  # SQLite's transaction is exclusive already
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             current = MigrationContext.configure(connection).get_current_revision()
             if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
                 raise ConfigError(
@@ -106,6 +119,31 @@ class Database:
     def close(self) -> None:
         """Close all pooled connections."""
         self._engine.dispose()
+
+    def _make_folder(self) -> None:
+        path = sa.make_url(self.url).database if self.is_sqlite else None
+        if path:
+            try:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"The folder {Path(path).parent} cannot be made: {error.strerror}.",
+                    remedy="Set `home` or `database_url` to a place that this user may write to.",
+                ) from error
+
+    def _translated(self, error: DBAPIError) -> TandemError | None:
+        """Our error for it, or None where the statement was wrong and not the database."""
+        text = " ".join(str(error.orig).split()).rstrip(".")  # libpq's messages have several lines
+        if "disk is full" in text or "No space left" in text or os.strerror(28) in text:
+            return StorageFull("The database's disk is full.", remedy="Free some space; nothing was changed.")
+        if self.is_sqlite and ("not a database" in text or "malformed" in text):
+            return IntegrityError(
+                f"{sa.make_url(self.url).database} is damaged: {text}.",
+                remedy="Restore it from a copy, or move it away to start with an empty one.",
+            )
+        if isinstance(error, OperationalError) or error.connection_invalidated:
+            return Unavailable(f"The database does not answer: {text}.", remedy="`tandem doctor` looks closer.")
+        return None
 
 
 def migrations_folder() -> Path:
@@ -138,19 +176,17 @@ def _with_driver(url: str) -> str:
 
 
 def _connect_args(url: str) -> dict[str, object]:
-    # 10 s: longer than any transaction of ours, shorter than a client's patience.
-    return {"timeout": 10} if url.startswith("sqlite") else {"connect_timeout": 10}
+    return {"timeout": BUSY_TIMEOUT_S} if url.startswith("sqlite") else {"connect_timeout": BUSY_TIMEOUT_S}
 
 
-def _sqlite_pragmas(connection: object, _record: object) -> None:
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+def _sqlite_connected(connection: sqlite3.Connection, _record: object) -> None:
+    # Python's driver would begin by itself, too late and never before CREATE TABLE; `_sqlite_begin` does it instead.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
 
 
-def _translated(error: DBAPIError) -> Unavailable:
-    text = str(error.orig)
-    if "disk is full" in text or "No space left" in text or os.strerror(28) in text:
-        return StorageFull("The database's disk is full.", remedy="Free some space; nothing was changed.")
-    return Unavailable(f"The database does not answer: {text}.", remedy="Try again; `tandem doctor` looks closer.")
+def _sqlite_begin(connection: sa.Connection) -> None:
+    # IMMEDIATE takes the write lock first. A transaction that reads and then writes could otherwise fail at the
+    # write, without waiting, because another one wrote in between (SQLITE_BUSY_SNAPSHOT).
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

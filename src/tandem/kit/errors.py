@@ -29,9 +29,7 @@ class TandemError(Exception):
 
     code = "error"
 
-    def __init__(
-        self, message: str, *, remedy: str = "", code: str | None = None, param: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, remedy: str = "", code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy
