@@ -1,0 +1,93 @@
+"""What a GGUF file says of its model: size, context, quantization, template, tools, fill-in-the-middle."""
+
+from collections import Counter
+
+from gguf import LlamaFileType
+
+from tandem.formats.gguf_file import GGUFHeader
+from tandem.kit.errors import IntegrityError
+
+# Architectures that only make vectors; llama.cpp's names.
+_ENCODERS = frozenset(
+    {"bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "modern-bert"}
+    | {"eurobert", "gemma-embedding", "t5encoder"}
+)
+_POOLING = ("none", "mean", "cls", "last", "rank")
+
+# A fill-in-the-middle model needs all three. llama.cpp takes the ids from these keys (the second is the older
+# one), and where neither is there it looks for these texts in the vocabulary (llama-vocab.cpp).
+_FIM_KEYS = (
+    ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id"),
+    ("tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id"),
+    ("tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id"),
+)
+_FIM_TEXTS = (
+    frozenset(
+        {"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>"}
+        | {"<|code_prefix|>", "<|plamo:fim_prefix|>"}
+    ),
+    frozenset(
+        {"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>"}
+        | {"<|code_suffix|>", "<|plamo:fim_suffix|>"}
+    ),
+    frozenset(
+        {"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>"}
+        | {"<|code_middle|>", "<|plamo:fim_middle|>"}
+    ),
+)
+
+
+def facts(header: GGUFHeader) -> dict[str, object]:
+    """The facts of a model as plain JSON values.
+
+    Keys: architecture, task ("generate" or "embed"), context_length (tokens), parameters, quantization,
+    chat_template (bool), tools (bool: the template has a place for them), fim (bool), embedding_length,
+    vocab_size, pooling, name and license; the last three are None where the file says nothing.
+
+    Raises:
+        IntegrityError: the file has no architecture or a value of the wrong type.
+    """
+    architecture = header.text("general.architecture")
+    if not architecture:
+        raise IntegrityError(
+            f"{header.path} does not say which architecture its model has.", remedy="Convert the model again."
+        )
+    template = header.text("tokenizer.chat_template") or ""
+    vocabulary = header.texts("tokenizer.ggml.tokens")
+    return {
+        "architecture": architecture,
+        "task": "embed" if architecture in _ENCODERS else "generate",
+        "context_length": header.integer(f"{architecture}.context_length") or 0,
+        "parameters": sum(tensor.parameters for tensor in header.tensors),
+        "quantization": _quantization(header),
+        "chat_template": bool(template),
+        "tools": "tools" in template,
+        "fim": _has_fim(header, frozenset(vocabulary)),
+        "embedding_length": header.integer(f"{architecture}.embedding_length") or 0,
+        "vocab_size": len(vocabulary),
+        "pooling": _pooling(header, architecture),
+        "name": header.text("general.name"),
+        "license": header.text("general.license"),
+    }
+
+
+def _has_fim(header: GGUFHeader, vocabulary: frozenset[str]) -> bool:
+    return all(
+        any(header.integer(key) is not None for key in keys) or not texts.isdisjoint(vocabulary)
+        for keys, texts in zip(_FIM_KEYS, _FIM_TEXTS, strict=True)
+    )
+
+
+def _quantization(header: GGUFHeader) -> str:
+    file_type = header.integer("general.file_type")
+    if file_type in set(LlamaFileType):
+        return LlamaFileType(file_type).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    weights: Counter[str] = Counter()
+    for tensor in header.tensors:
+        weights[tensor.type.name] += tensor.parameters
+    return weights.most_common(1)[0][0] if weights else "unknown"
+
+
+def _pooling(header: GGUFHeader, architecture: str) -> str | None:
+    number = header.integer(f"{architecture}.pooling_type")
+    return _POOLING[number] if number is not None and 0 <= number < len(_POOLING) else None
