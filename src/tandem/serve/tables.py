@@ -1,0 +1,39 @@
+"""The tables of `serve`: what is wanted, and what the controller sees running."""
+
+import sqlalchemy as sa
+
+from tandem.kit.db import metadata
+
+deployments = sa.Table(
+    "deployments",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("version", sa.String(128), nullable=False),  # name@number
+    sa.Column("digest", sa.String(71), nullable=False),  # sha256: and 64 hexadecimal digits
+    sa.Column("size", sa.BigInteger, nullable=False),  # bytes
+    sa.Column("task", sa.String(16), nullable=False),
+    sa.Column("engine", sa.String(32), nullable=False),
+    # NOTE: rows live for ever; fields of DeployOptions are only added, with a default.
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("facts", sa.JSON, nullable=False),
+    sa.Column("wanted", sa.String(16), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),  # Unix seconds
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+)
+
+# Written by the one controller alone, which replaces all rows; so no key ties them to deployments that may have
+# been removed meanwhile.
+replicas = sa.Table(
+    "replicas",
+    metadata,
+    sa.Column("id", sa.String(96), primary_key=True),
+    sa.Column("deployment", sa.String(64), nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("pid", sa.Integer),
+    sa.Column("address", sa.String(256), nullable=False),  # never with the key
+    sa.Column("restarts", sa.Integer, nullable=False),
+    sa.Column("last_error", sa.Text, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),  # Unix seconds
+)

@@ -1,0 +1,314 @@
+"""The controller: what runs follows the table, and requests never notice."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tandem.formats import write_tiny_gguf
+from tandem.kit.db import Database
+from tandem.kit.errors import IntegrityError, NotFound, Unavailable
+from tandem.serve import ENGINES, Controller, Deployment, Deployments, DeployOptions, Routes, State
+from tandem.serve.engines.fake import FakeEngine
+from tandem.serve.engines.port import Engine, Health, Launch
+from tandem.spec import Version
+from tests.serve.launches import CHAT, post, tiny_version, until
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Place:
+    """A controller over fake engines, and levers to move it."""
+
+    deployments: Deployments
+    model: Path
+    folder: Path
+    routes: Routes = field(default_factory=Routes)
+    engines: list[FakeEngine] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)  # digests whose file is not whole
+    refuse_starts: str = ""
+
+    def __post_init__(self) -> None:
+        self.controller = Controller(
+            self.deployments,
+            self.routes,
+            engines={"fake": self.make, **ENGINES},
+            model_path=self.model_path,
+            log_folder=self.folder / "logs",
+            start_timeout_s=30,
+        )
+
+    def make(self, launch: Launch) -> Engine:
+        engine = FakeEngine(launch)
+        engine.fails_to_start = self.refuse_starts
+        self.engines.append(engine)
+        return engine
+
+    def model_path(self, digest: str) -> Path:
+        assert threading.current_thread() is not threading.main_thread(), "files are looked up in a thread"
+        if digest in self.broken:
+            raise IntegrityError(f"The file of {digest} is not whole.", remedy="Pull it again.")
+        return self.model
+
+    async def bind(self, *, number: int = 1, name: str = "chat", engine: str = "fake", **options: Any) -> Deployment:
+        small = DeployOptions(**{"context_tokens": 256, "threads": 1, **options})
+        version = self.version(number)
+        bound = await asyncio.to_thread(self.deployments.bind, name, version=version, options=small, engine=engine)
+        self.controller.poke()
+        return bound
+
+    def version(self, number: int) -> Version:
+        return tiny_version(self.model, number=number)
+
+    def serves(self, version: str, name: str = "chat") -> bool:
+        try:
+            route = self.routes.get(name)
+        except NotFound:
+            return False
+        return route.state is State.READY and route.version == version
+
+    async def seen(self, name: str = "chat") -> Deployment:
+        return await asyncio.to_thread(self.deployments.get, name)
+
+
+@pytest.fixture
+async def place(sqlite_database: Database, tmp_path: Path) -> AsyncIterator[Place]:
+    """A running controller without deployments."""
+    model = write_tiny_gguf(tmp_path / "tiny.gguf")
+    place = Place(Deployments(sqlite_database), model, tmp_path)
+    await place.controller.start()
+    yield place
+    await place.controller.stop()
+
+
+async def test_bound_is_served(place: Place) -> None:
+    await place.bind()
+    await until(lambda: place.serves("tiny@1"))
+    upstream = place.routes.pick("chat")
+    assert upstream.url == place.engines[0].address.url
+    assert place.routes.get("chat").capabilities == place.engines[0].capabilities
+    status, answer = await post(place.engines[0].address, CHAT, messages=[{"role": "user", "content": "hello"}])
+    assert status == 200
+    assert answer["choices"][0]["message"]["content"] == "hello"
+
+
+async def test_what_was_bound_before_the_start_is_served(sqlite_database: Database, tmp_path: Path) -> None:
+    place = Place(Deployments(sqlite_database), write_tiny_gguf(tmp_path / "tiny.gguf"), tmp_path)
+    await place.bind()
+    await place.controller.start()
+    await until(lambda: place.serves("tiny@1"))
+    await place.controller.stop()
+    with pytest.raises(NotFound):
+        place.routes.get("chat")
+    assert await place.engines[0].health() is Health.FAILING
+
+
+async def test_no_poke_is_needed(place: Place) -> None:
+    options = DeployOptions()
+    await asyncio.to_thread(place.deployments.bind, "chat", version=place.version(1), options=options, engine="fake")
+    await until(lambda: place.serves("tiny@1"))
+
+
+async def test_status_is_seen_from_elsewhere(place: Place) -> None:
+    await place.bind(replicas=2)
+    await until(lambda: place.serves("tiny@1"))
+
+    async def both() -> bool:
+        return [seen.state for seen in (await place.seen()).replicas] == [State.READY] * 2
+
+    await until(both)
+    deployment = await place.seen()
+    assert [seen.id for seen in deployment.replicas] == ["chat.1.0", "chat.1.1"]
+    assert {seen.address for seen in deployment.replicas} == {engine.address.url for engine in place.engines}
+    await place.controller.stop()
+    assert (await place.seen()).state is State.PENDING
+
+
+async def test_new_revision_takes_over_without_a_gap(place: Place) -> None:
+    await place.bind()
+    await until(lambda: place.serves("tiny@1"))
+    old = place.routes.pick("chat")
+    old.acquire()
+    await place.bind(number=2)
+    while not place.serves("tiny@2"):
+        place.routes.pick("chat")  # raises where nobody is ready
+        await asyncio.sleep(0.005)
+    assert place.routes.pick("chat").url == place.engines[1].address.url
+    assert await place.engines[0].health() is Health.READY, "a running request keeps the old one alive"
+    old.release()
+    await until(lambda: _is_down(place.engines[0]))
+
+
+async def test_new_revision_that_does_not_start_changes_nothing(place: Place) -> None:
+    await place.bind()
+    await until(lambda: place.serves("tiny@1"))
+    place.refuse_starts = "It burnt."
+    await place.bind(number=2)
+
+    async def told() -> bool:
+        return "It burnt." in (await place.seen()).last_error
+
+    await until(told)
+    assert place.serves("tiny@1")
+    await place.bind(number=1)
+    await until(lambda: len(place.routes._ready["chat"]) == 1)
+    assert place.serves("tiny@1")
+
+
+async def test_new_revision_replaces_one_that_never_worked(place: Place) -> None:
+    place.broken.add(place.version(1).artifact.digest)
+    await place.bind()
+
+    async def failed() -> bool:
+        return (await place.seen()).state is State.FAILED
+
+    await until(failed)
+    assert "Pull it again." in (await place.seen()).last_error
+    with pytest.raises(Unavailable, match="not whole"):
+        place.routes.pick("chat")
+    await place.bind(number=2)
+    await until(lambda: place.serves("tiny@2"))
+
+
+async def test_removed_is_drained_and_stopped(place: Place) -> None:
+    await place.bind()
+    await until(lambda: place.serves("tiny@1"))
+    upstream = place.routes.pick("chat")
+    upstream.acquire()
+    await asyncio.to_thread(place.deployments.remove, "chat")
+    place.controller.poke()
+    await until(lambda: not place.serves("tiny@1"))
+    with pytest.raises(NotFound):
+        place.routes.pick("chat")
+    assert await place.engines[0].health() is Health.READY
+    upstream.release()
+    await until(lambda: _is_down(place.engines[0]))
+
+
+async def test_stopped_runs_nothing_and_starts_again(place: Place) -> None:
+    await place.bind()
+    await until(lambda: place.serves("tiny@1"))
+    await asyncio.to_thread(place.deployments.stop, "chat")
+    await until(lambda: not place.serves("tiny@1"))
+    await until(lambda: _is_down(place.engines[0]))
+    await place.bind()
+    await until(lambda: place.serves("tiny@1"))
+
+
+async def test_removed_and_bound_anew_between_two_rounds(place: Place) -> None:
+    await place.bind()
+    await until(lambda: place.serves("tiny@1"))
+
+    def both() -> None:
+        place.deployments.remove("chat")
+        place.deployments.bind(
+            "chat", version=place.version(2), options=DeployOptions(context_tokens=256), engine="fake"
+        )
+
+    await asyncio.to_thread(both)
+    assert (await place.seen()).revision == 1
+    await until(lambda: place.serves("tiny@2"))
+
+
+async def test_dead_replica_gets_no_request(place: Place) -> None:
+    await place.bind(replicas=2)
+    await until(lambda: len(place.routes._ready["chat"]) == 2 if "chat" in place.routes._ready else False)
+    dead = place.engines[0]
+    url = dead.address.url
+    await dead.crash()
+    await until(lambda: url not in {upstream.url for upstream in place.routes._ready["chat"]})
+    assert place.routes.get("chat").state is State.READY
+    await until(lambda: len(place.routes._ready["chat"]) == 2)
+
+
+async def test_unknown_engine_is_told(place: Place) -> None:
+    await place.bind(engine="abacus")
+
+    async def told() -> bool:
+        return "'abacus', which is unknown. Known engines are: fake, llamacpp." in (await place.seen()).last_error
+
+    await until(told)
+
+
+async def test_database_outage_does_not_stop_serving(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.bind()
+    await until(lambda: place.serves("tiny@1"))
+    asked = []
+
+    def broken(**_: object) -> list[Deployment]:
+        asked.append(1)
+        raise Unavailable("The database does not answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.deployments, "deployments", broken)
+        for _ in range(3):
+            place.controller.poke()
+            before = len(asked)
+            await until(lambda before=before: len(asked) > before)  # type: ignore[misc]
+        assert place.serves("tiny@1")
+    await place.bind(number=2)
+    await until(lambda: place.serves("tiny@2"))
+
+
+async def test_stop_ends_what_is_still_starting(place: Place) -> None:
+    place.refuse_starts = "It burnt."
+    await place.bind(name="a")
+    await until(lambda: bool(place.engines))
+    await asyncio.wait_for(place.controller.stop(), 30)
+    assert place.routes.names() == ()
+
+
+@pytest.mark.fault
+async def test_killed_llamacpp_serves_again_by_itself(place: Place) -> None:
+    await place.bind(engine="llamacpp")
+    await until(lambda: place.serves("tiny@1"))
+
+    async def pid() -> int | None:
+        replicas = (await place.seen()).replicas
+        return replicas[0].pid if replicas else None
+
+    async def observed() -> bool:
+        return await pid() is not None
+
+    await until(observed)
+    first = await pid()
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: not place.serves("tiny@1"))
+    await until(lambda: place.serves("tiny@1"))
+
+    async def renewed() -> bool:
+        return await pid() not in {None, first}
+
+    await until(renewed)
+    assert (await place.seen()).replicas[0].restarts == 1
+
+
+async def test_log_folder_that_cannot_be_made_is_told(place: Place) -> None:
+    (place.folder / "logs").write_text("in the way")
+    await place.bind(engine="llamacpp")
+
+    async def told() -> bool:
+        return "logs" in (await place.seen()).last_error
+
+    await until(told)
+
+
+async def test_launch_follows_the_options(place: Place) -> None:
+    await place.bind(context_tokens=512, parallel=3, threads=2)
+    await until(lambda: place.serves("tiny@1"))
+    launch = place.engines[0].launch
+    assert (launch.context_tokens, launch.parallel, launch.threads) == (512, 3, 2)
+    assert (launch.alias, launch.model_path) == ("chat", place.model)
+    assert launch.log_path == place.folder / "logs" / "chat.1.0.log"
+
+
+async def _is_down(engine: FakeEngine) -> bool:
+    return await engine.health() is Health.FAILING
