@@ -1,0 +1,28 @@
+"""Who may do how much, and who did: tenants, principals, keys, limits, usage."""
+
+from tandem.accounts.journal import Outcome
+from tandem.accounts.keys import Issued, Key, Keyring
+from tandem.accounts.ledger import Entry, Ledger
+from tandem.accounts.limits import Lease, Limiter
+from tandem.accounts.principals import NO_LIMITS, Limits, Principal, Role
+from tandem.accounts.usage import GroupBy, UsageEvent, UsageRow, events, summarise
+
+__all__ = [
+    "NO_LIMITS",
+    "Entry",
+    "GroupBy",
+    "Issued",
+    "Key",
+    "Keyring",
+    "Lease",
+    "Ledger",
+    "Limiter",
+    "Limits",
+    "Outcome",
+    "Principal",
+    "Role",
+    "UsageEvent",
+    "UsageRow",
+    "events",
+    "summarise",
+]
