@@ -1,0 +1,1 @@
+"""The steps of a request that stand alone: check, prepare, call."""

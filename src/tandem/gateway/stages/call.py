@@ -1,0 +1,185 @@
+"""Call an engine: one request over loopback HTTP, its answer or its stream decoded to pieces, its errors translated."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import msgspec
+
+from tandem.gateway.exchange import EngineCall, Piece, Tally
+from tandem.gateway.wire import EngineAnswer, EngineChoice, EngineEmbeddings, EngineError, Text
+from tandem.kit.errors import EngineFailed, InvalidRequest, TooLarge, Unavailable
+from tandem.serve import Upstream
+
+# One event holds one token with at most 20 alternatives: kilobytes. More means that the engine lost its mind.
+MAX_EVENT_BYTES = 1024 * 1024
+
+_decode = msgspec.json.Decoder(EngineAnswer).decode
+_decode_embeddings = msgspec.json.Decoder(EngineEmbeddings).decode
+_NO_TEXT = Text()
+
+
+class EventSplitter:
+    """Cuts a byte stream into the `data` of its server-sent events, however the bytes arrive.
+
+    Comments and other fields are dropped. Events end with an empty line; lines end with LF or CRLF
+    (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream).
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The payloads that these bytes complete.
+
+        Raises:
+            EngineFailed: one line is longer than `MAX_EVENT_BYTES`.
+        """
+        lines = (self._rest + data if self._rest else data).split(b"\n")
+        self._rest = lines.pop()
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise EngineFailed(f"The engine sent an event of more than {MAX_EVENT_BYTES} bytes.")
+        for line in lines:
+            # Every engine of ours writes one data line for an event, so a line is an event.
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+
+
+async def complete(session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall, tally: Tally) -> Piece:
+    """One choice, whole.
+
+    Raises:
+        InvalidRequest: the engine refused the request.
+        EngineFailed: the engine died or answered nonsense.
+    """
+    answer = _answer(await _body(session, upstream, call))
+    _count(answer, tally)
+    if answer.choices:
+        piece = _piece(call.index, answer.choices[0])
+    else:
+        piece = Piece(call.index, answer.content or "", finish_reason=_native_reason(answer))
+    if call.echo:
+        piece = Piece(call.index, call.echo + piece.text, finish_reason=piece.finish_reason)
+    return piece
+
+
+async def stream(
+    session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall, tally: Tally
+) -> AsyncGenerator[list[Piece], None]:
+    """One choice in pieces; each list holds what arrived together. Ends after the engine's last word.
+
+    Closing the iterator closes the connection, which stops the engine within a token.
+    """
+    splitter = EventSplitter()
+    if call.echo:
+        yield [Piece(call.index, call.echo)]
+    finished = False
+    async with _posted(session, upstream, call) as response:
+        async for data in response.content.iter_any():
+            pieces = []
+            for payload in splitter.feed(data):
+                if payload == b"[DONE]":
+                    continue
+                answer = _answer(payload)
+                if answer.error is not None:
+                    raise EngineFailed(f"The engine broke off: {answer.error.message}")
+                _count(answer, tally)
+                piece = _stream_piece(call.index, answer)
+                if piece is not None:
+                    finished = finished or piece.finish_reason is not None
+                    pieces.append(piece)
+            if pieces:
+                yield pieces
+    if not finished:
+        raise EngineFailed("The engine ended its answer in the middle.", remedy="Send the request again.")
+
+
+async def embed(
+    session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall, tally: Tally
+) -> list[list[float]]:
+    """The vectors of an embedding call, in the order of its inputs."""
+    body = await _body(session, upstream, call)
+    try:
+        answer = _decode_embeddings(body)
+    except msgspec.MsgspecError as error:
+        raise EngineFailed(f"The engine's embeddings cannot be read: {error}.") from error
+    if answer.usage is not None:
+        tally.take_usage(answer.usage)
+    return [vector.embedding for vector in sorted(answer.data, key=lambda vector: vector.index)]
+
+
+@asynccontextmanager
+async def _posted(
+    session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    headers = {"Authorization": f"Bearer {upstream.api_key}", "Content-Type": "application/json"}
+    try:
+        async with session.post(upstream.url + call.path, data=call.body, headers=headers) as response:
+            if response.status != 200:
+                raise _refusal(call, response.status, await response.read())
+            yield response
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise EngineFailed(
+            f"The engine {upstream.id!r} broke the connection ({type(error).__name__}).",
+            remedy="It is restarted by itself; send the request again.",
+        ) from error
+    except TimeoutError as error:
+        raise Unavailable(
+            f"The engine {upstream.id!r} did not answer in time.",
+            remedy="Ask for fewer tokens, or raise request_timeout_s.",
+        ) from error
+
+
+async def _body(session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall) -> bytes:
+    async with _posted(session, upstream, call) as response:
+        return await response.read()
+
+
+def _answer(payload: bytes) -> EngineAnswer:
+    try:
+        return _decode(payload)
+    except msgspec.MsgspecError as error:
+        raise EngineFailed(f"The engine's answer cannot be read: {error}.") from error
+
+
+def _count(answer: EngineAnswer, tally: Tally) -> None:
+    if answer.usage is not None:
+        tally.take_usage(answer.usage)
+    elif answer.timings is not None:
+        tally.take_timings(answer.timings)
+    elif answer.choices and (answer.choices[0].delta is not None or answer.choices[0].text):
+        tally.completion += 1  # an engine that keeps no running count sends about one token in a chunk
+
+
+def _stream_piece(index: int, answer: EngineAnswer) -> Piece | None:
+    if answer.choices:
+        return _piece(index, answer.choices[0])
+    if answer.content is not None:
+        return Piece(index, answer.content, finish_reason=_native_reason(answer) if answer.stop else None)
+    return None
+
+
+def _piece(index: int, choice: EngineChoice) -> Piece:
+    text = choice.delta or choice.message or _NO_TEXT
+    return Piece(index, choice.text or text.content or "", text.tool_calls, choice.logprobs, choice.finish_reason)
+
+
+def _native_reason(answer: EngineAnswer) -> str:
+    return "length" if answer.stop_type == "limit" else "stop"
+
+
+def _refusal(call: EngineCall, status: int, body: bytes) -> Exception:
+    error = _answer(body).error or EngineError(message=body[:200].decode(errors="replace"))
+    if error.type == "exceed_context_size_error":
+        return TooLarge(
+            f"This model's maximum context length is {error.n_ctx} tokens. However, your prompt has "
+            f"{error.n_prompt_tokens} tokens.",
+            remedy="Please reduce the length of the prompt.",
+            code="context_length_exceeded",
+            param="messages" if call.path.endswith("/chat/completions") else "prompt",
+        )
+    if status == 400:
+        return InvalidRequest(error.message)
+    if status in {429, 503}:
+        return Unavailable(f"The engine is not ready: {error.message}", remedy="Send the request again.")
+    return EngineFailed(f"The engine answered {status}: {error.message}")

@@ -1,0 +1,1 @@
+"""What clients see: URL families, error shapes, encodings; OpenAI and Azure OpenAI."""

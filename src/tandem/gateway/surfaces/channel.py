@@ -1,0 +1,137 @@
+"""One HTTP exchange with a client over ASGI: bounded reading, writing that cannot stall, and noticing that it left."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.types import Message, Receive, Scope, Send
+
+from tandem.kit.errors import InvalidRequest, TooLarge
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class ClientGone(Exception):
+    """The client closed its end, or did not read for too long; nobody is left to answer."""
+
+
+class Channel:
+    """A client's connection for the length of one request."""
+
+    __slots__ = ("_gone", "_receive", "_send", "_stall_s", "headers", "scope", "started")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, stall_s: float) -> None:
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.started = False
+        self._receive = receive
+        self._send = send
+        self._stall_s = stall_s
+        self._gone = False
+
+    def header(self, name: bytes) -> str:
+        """A request header as text; empty where it is missing."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+    def token(self) -> str:
+        """The key on the request: `Authorization: Bearer` or `api-key`, on every surface."""
+        scheme, _, value = self.header(b"authorization").partition(" ")
+        return value.strip() if scheme.lower() == "bearer" else self.header(b"api-key")
+
+    async def body(self, limit: int) -> bytes:
+        """The request body.
+
+        Raises:
+            TooLarge: it is announced as, or turns out, larger than `limit` bytes; the rest is not read.
+            InvalidRequest: Content-Length is no number.
+            ClientGone: the client left before the end.
+        """
+        announced = self.headers.get(b"content-length")
+        if announced is not None:
+            if not announced.isdigit():
+                raise InvalidRequest(f"Content-Length is {announced.decode('latin-1')!r}, which is no number.")
+            if int(announced) > limit:
+                raise self._too_large(limit)
+        chunks = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise self._too_large(limit)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Cancels the work inside as soon as the client leaves; raises ClientGone then."""
+        task = asyncio.current_task()
+        assert task is not None, "an ASGI application runs in a task"
+        watcher = asyncio.create_task(self._watch(task))
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._gone:
+                raise
+            task.uncancel()
+            raise ClientGone from None
+        finally:
+            watcher.cancel()
+
+    async def respond(self, status: int, body: bytes, headers: Headers, *, kind: bytes = b"application/json") -> None:
+        """A whole answer."""
+        await self._write(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *headers],
+            }
+        )
+        self.started = True
+        await self._write({"type": "http.response.body", "body": body})
+
+    async def start_stream(self, headers: Headers) -> None:
+        """The head of an event stream."""
+        self.started = True
+        await self._write(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-type", b"text/event-stream; charset=utf-8"),
+                    (b"cache-control", b"no-cache"),
+                    (b"x-accel-buffering", b"no"),  # nginx would hold the tokens back
+                    *headers,
+                ],
+            }
+        )
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        """A part of a stream."""
+        await self._write({"type": "http.response.body", "body": data, "more_body": not last})
+
+    async def _write(self, message: Message) -> None:
+        # The server lets us go on until its buffer of 64 KiB is full; then this waits for the client to read.
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._send(message)
+        except TimeoutError:
+            raise ClientGone from None
+
+    async def _watch(self, task: asyncio.Task[None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        task.cancel()
+
+    @staticmethod
+    def _too_large(limit: int) -> TooLarge:
+        return TooLarge(
+            f"The request body is larger than {limit} bytes.",
+            remedy="Send less, or raise max_body_bytes in tandem.toml.",
+            code="request_too_large",
+        )
