@@ -1,0 +1,99 @@
+# Every verb of the project; CI calls the same ones. `make` lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first of these that is 3.11 or newer makes the environment; `make setup PYTHON=/path/to/python` chooses another.
+PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
+# More words for pytest: `make test ARGS='-k ledger -x'`.
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo up test lint fmt types arch bench bench-gateway bench-serving map docs constraints \
+  system-packages clean
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.setup ## make .venv with everything that the tests need (once, and when a dependency changes)
+	@:
+
+demo: $(VENV)/.setup-run ## serve the starter model and put a question to it through both official clients
+	@$(BIN)/tandem demo
+
+up: $(VENV)/.setup-run ## start the platform in this terminal
+	@$(BIN)/tandem up
+
+test: setup system-packages lint types arch ## check everything: style, types, architecture, tests
+	@$(BIN)/pytest $(ARGS)
+
+lint: setup ## check style and layout
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+
+fmt: setup ## lay the code out and mend what can be mended
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+types: setup ## check the types
+	@$(BIN)/mypy
+
+arch: setup ## check the storeys of the house
+	@$(BIN)/lint-imports
+
+bench: bench-gateway bench-serving ## run all benchmarks
+
+bench-gateway: setup ## measure the gateway against a bare pass-through, nginx and LiteLLM
+	@$(BIN)/python benchmarks/bench_gateway.py
+
+bench-serving: setup ## measure serving against llama.cpp's own server
+	@$(BIN)/python benchmarks/bench_serving.py
+
+map: setup ## write docs/map.md from the modules' first lines
+	@$(BIN)/python docs/generate.py map
+
+docs: setup ## write the map and the reference pages from the code
+	@$(BIN)/python docs/generate.py
+
+constraints: ## resolve the newest allowed dependencies and write constraints.txt
+	@.ci/constraints
+
+# Only for tests; a machine where this may not or cannot happen skips those tests, and says so.
+system-packages: ## install what some tests can use: PostgreSQL (needs apt and root)
+	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  echo 'Installing PostgreSQL for the tests.'; \
+	  { timeout 60 apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive timeout 180 apt-get -qq install --no-install-recommends postgresql; } \
+	    >/dev/null 2>&1 || echo 'PostgreSQL could not be installed: the tests that need it are skipped.'; \
+	fi
+
+clean: ## remove everything that was made here, the environment too
+	rm -rf $(VENV) .demo .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@for python in $(PYTHON); do \
+	  if $$python -c '$(SUITABLE)' >/dev/null 2>&1; then \
+	    echo "Making $(VENV) with $$($$python --version)."; \
+	    exec $$python -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo 'No Python 3.11 or newer with its venv module was found. Install one, or name it: make PYTHON=/path/to/python' >&2; \
+	exit 1
+
+# What the program needs to run.
+$(VENV)/.setup-run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing Tandem.'
+	@$(INSTALL) --upgrade pip
+	@$(INSTALL) --editable '.[llamacpp,postgres]'
+	@touch $@
+
+# What the tests need besides. torch first and alone: so nothing else decides which build of it is taken.
+$(VENV)/.setup: $(VENV)/.setup-run
+	@echo 'Installing what the tests need; torch is large.'
+	@$(INSTALL) torch==2.13.0
+	@$(INSTALL) --group lint --group test --group parity
+	@touch $@

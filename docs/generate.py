@@ -1,0 +1,205 @@
+"""Writes the pages of the documentation that the code already knows: the map, settings, errors, commands."""
+
+import argparse
+import ast
+import difflib
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tandem.kit.config import Settings
+
+REPOSITORY = Path(__file__).parent.parent
+PACKAGE = REPOSITORY / "src" / "tandem"
+# What stands beside the package. Each of its Python files has a line on the map too.
+BESIDE = {
+    "migrations": "the database's history, one numbered step for each change",
+    "benchmarks": "measurements as ratios, side by side in one run",
+    "docs": "these pages, and the program that writes some of them",
+    "tests": "the same tree as the package; fixtures in `conftest.py`",
+}
+WIDTH = 40
+TYPE_WORDS = {
+    "str": "text",
+    "Path": "path",
+    "int": "integer",
+    "bool": "true or false",
+    "Seconds": "seconds",
+    "PositiveSeconds": "seconds, more than 0",
+    "PositiveBytes": "bytes",
+    "SegmentBytes": "bytes, at least 4096",
+}
+
+
+def first_line(path: Path) -> str:
+    """A module's line on the map: the first line of its docstring, empty where there is none."""
+    docstring = ast.get_docstring(ast.parse(path.read_text())) if path.exists() else None
+    return docstring.splitlines()[0] if docstring else ""
+
+
+def storeys() -> list[str]:
+    """The parts of the house from the top down, as the first import contract lists them."""
+    contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    return [re.sub(r"[()]", "", name).strip() for layer in contracts[0]["layers"] for name in layer.split("|")]
+
+
+def modules(folder: Path) -> Iterator[tuple[int, str, str]]:
+    """Depth, name and line of all modules below a folder: files first, then folders, each with its own below it."""
+    for path in sorted(folder.glob("*.py")):
+        if path.name != "__init__.py":
+            yield 0, path.name, first_line(path)
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and any(path.glob("**/*.py"))):
+        yield 0, f"{inner.name}/", first_line(inner / "__init__.py")
+        yield from ((depth + 1, name, line) for depth, name, line in modules(inner))
+
+
+def map_page() -> str:
+    """docs/map.md: every module with its first line."""
+    lines = ["src/tandem/"]
+    for part in storeys():
+        path = PACKAGE / part
+        if path.is_dir():
+            lines.append(_row(1, f"{part}/", first_line(path / "__init__.py")))
+            lines += [_row(depth + 2, name, line) for depth, name, line in modules(path)]
+        elif path.with_suffix(".py").exists():
+            lines.append(_row(1, f"{part}.py", first_line(path.with_suffix(".py"))))
+    for name, line in BESIDE.items():
+        if (REPOSITORY / name).is_dir():
+            lines.append(_row(0, f"{name}/", line))
+            below = () if name == "tests" else modules(REPOSITORY / name)
+            lines += [_row(depth + 1, inner, text) for depth, inner, text in below]
+    tree = "\n".join(lines)
+    return (
+        "# The map\n\nThe house from the top storey to the ground: a part may use those below it, never those above.\n"
+        "Each line is the first line of that module's docstring; `make map` writes this page.\n\n"
+        f"```text\n{tree}\n```\n"
+    )
+
+
+def _row(depth: int, name: str, line: str) -> str:
+    return f"{'  ' * depth + name:<{WIDTH}}{line}".rstrip()
+
+
+def settings_page() -> str:
+    """docs/reference/settings.md: every field of the settings."""
+    rows = "\n".join(
+        f"| `{name}` | `TANDEM_{name.upper()}` | {kind} | `{default}` | {text} |"
+        for name, kind, default, text in setting_fields()
+    )
+    return (
+        "# Settings\n\nRead once at the start: the defaults, then `tandem.toml`, then the environment, then the "
+        "command line; the later\nwins. The file is the one that `TANDEM_CONFIG` names, else `tandem.toml` in the "
+        "home folder.\n\n"
+        f"| in `tandem.toml` | in the environment | type | default | meaning |\n|---|---|---|---|---|\n{rows}\n"
+    )
+
+
+def setting_fields() -> Iterator[tuple[str, str, str, str]]:
+    """Name, type, default and docstring of each setting; only the source still has those docstrings."""
+    tree = ast.parse((PACKAGE / "kit" / "config.py").read_text())
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings").body
+    defaults = {field.name: _default(field.default) for field in fields(Settings)}
+    for field, text in zip(body, [*body[1:], ast.Pass()], strict=True):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            said = str(ast.literal_eval(text.value)) if isinstance(text, ast.Expr) else ""
+            name = field.target.id
+            yield name, TYPE_WORDS[ast.unparse(field.annotation)], defaults[name], " ".join(said.split())
+
+
+def _default(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value) or '""'
+
+
+def errors_page() -> str:
+    """docs/reference/errors.md: the tree, and what each error means."""
+    tree = ast.parse((PACKAGE / "kit" / "errors.py").read_text())
+    drawing = re.search(r"(?:^    .*\n?)+", ast.get_docstring(tree, clean=False) or "", flags=re.MULTILINE)
+    assert drawing, "kit/errors.py draws its tree"
+    rows = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            said = (ast.get_docstring(node) or "").replace("\n\n", "\n").replace("\n", " ")
+            rows.append(f"| `{node.name}` | `{_code(node)}` | {said} |")
+    body = re.sub(r"^    ", "", drawing[0], flags=re.MULTILINE).rstrip()
+    return (
+        "# Errors\n\nEvery message names the object and the cause, and says what to do. The code is stable; programs "
+        "may rely on it.\n\n"
+        f"```text\n{body}\n```\n\n| error | code | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
+
+
+def _code(node: ast.ClassDef) -> str:
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "code":
+            return str(ast.literal_eval(statement.value))
+    return ""
+
+
+def cli_page() -> str:
+    """docs/reference/cli.md: the help of every command."""
+    # Here, so that the other pages can be written while the command line cannot be imported.
+    from typer.main import get_command
+
+    from tandem.cli import app
+
+    sections = [
+        f"## {name}\n\n```text\n{_help(app, name)}\n```\n" for name in command_names(get_command(app), "tandem")
+    ]
+    return "# Commands\n\nThe help of every command, as `--help` prints it.\n\n" + "\n".join(sections)
+
+
+def command_names(command: Any, name: str) -> Iterator[str]:
+    """The full names of a command and of those below it."""
+    yield name
+    for inner, below in getattr(command, "commands", {}).items():
+        yield from command_names(below, f"{name} {inner}")
+
+
+def _help(app: Any, name: str) -> str:
+    from typer.testing import CliRunner
+
+    # No colours, and a width that does not depend on who runs this.
+    environ = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb", "HOME": "home"}
+    result = CliRunner().invoke(app, [*name.split()[1:], "--help"], env=environ, prog_name="tandem")
+    assert result.exit_code == 0, result.output
+    return "\n".join(line.rstrip() for line in result.output.strip().splitlines())
+
+
+PAGES: dict[str, tuple[str, Callable[[], str]]] = {
+    "map": ("docs/map.md", map_page),
+    "settings": ("docs/reference/settings.md", settings_page),
+    "errors": ("docs/reference/errors.md", errors_page),
+    "cli": ("docs/reference/cli.md", cli_page),
+}
+
+
+def stale(name: str) -> str:
+    """How the page on disk differs from what the code says; empty where it does not."""
+    path, build = PAGES[name]
+    written = (REPOSITORY / path).read_text() if (REPOSITORY / path).exists() else ""
+    return "\n".join(difflib.unified_diff(written.splitlines(), build().splitlines(), path, "the code", lineterm=""))
+
+
+def main(arguments: list[str]) -> int:
+    """Write the named pages, or all; with `--check`, show the stale ones instead and return 1 if there are any."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pages", nargs="*", choices=[*PAGES, []], help="which pages; all of them when none is named")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is not up to date")
+    options = parser.parse_args(arguments)
+    differences = [difference for name in options.pages or PAGES if (difference := stale(name))]
+    if options.check:
+        print("\n".join(differences), end="\n" if differences else "")
+        return 1 if differences else 0
+    for name in options.pages or PAGES:
+        path, build = PAGES[name]
+        (REPOSITORY / path).parent.mkdir(parents=True, exist_ok=True)
+        (REPOSITORY / path).write_text(build())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

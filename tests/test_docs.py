@@ -1,0 +1,85 @@
+"""The documentation says what the code says, and its links lead somewhere."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from typer.main import get_command
+
+from docs.generate import PAGES, command_names, setting_fields, stale
+from tandem.cli import app
+
+REPOSITORY = Path(__file__).parent.parent
+PAGES_OF_PEOPLE = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("**/*.md")])
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def _named(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
+
+
+def _without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_up_to_date(name: str) -> None:
+    difference = stale(name)
+    assert not difference, f"`make docs` writes it\n{difference}"
+
+
+@pytest.mark.parametrize("field", list(setting_fields()), ids=lambda field: field[0])
+def test_a_setting_says_what_it_is(field: tuple[str, str, str, str]) -> None:
+    assert field[3].endswith("."), "a field of Settings is followed by its docstring"
+
+
+@pytest.mark.parametrize("name", command_names(get_command(app), "tandem"))
+def test_a_command_says_what_it_does(name: str) -> None:
+    section = PAGES["cli"][1]().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    usage, _, rest = section.partition("\n\n")[2].partition("\n\n")
+    assert "Usage:" in usage
+    assert re.match(r" *[A-Z`]", rest), "the docstring of a command is its help"
+
+
+@pytest.mark.parametrize("page", PAGES_OF_PEOPLE, ids=_named)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(_without_blocks(page.read_text())):
+        if not re.match(r"[a-z]+:", link):
+            target, _, anchor = unquote(link).partition("#")
+            path = (page.parent / target).resolve() if target else page
+            assert path.exists(), link
+            assert not anchor or anchor in _anchors(path), link
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", _without_blocks(page.read_text()), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES_OF_PEOPLE, ids=_named)
+def test_verbs_and_commands_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    verbs = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"(?:`|^\$? ?)make ([a-z][a-z-]*)", text, flags=re.MULTILINE)) <= verbs
+    known = {name.split()[1] for name in command_names(get_command(app), "tandem") if " " in name}
+    assert set(re.findall(r"(?:`|^\$? ?)tandem ([a-z][a-z-]*)", text, flags=re.MULTILINE)) <= known
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs").glob("**/*.md")), ids=_named)
+def test_a_page_can_be_found_from_the_index(page: Path) -> None:
+    index = REPOSITORY / "docs" / "index.md"
+    linked = {(index.parent / link).resolve() for link in LINK.findall(index.read_text())}
+    assert page == index or page in linked or page.parent in linked
+
+
+def test_the_contributor_guide_stays_short() -> None:
+    assert (REPOSITORY / "CONTRIBUTING.md").read_text().count("\n") < 100
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs" / "design").glob("*.md")), ids=_named)
+def test_a_design_note_is_numbered_and_one_page(page: Path) -> None:
+    number = re.fullmatch(r"(\d{3})-[a-z-]+\.md", page.name)
+    assert number
+    assert page.read_text().startswith(f"# {number[1]}: ")
+    assert page.read_text().count("\n") <= 60
