@@ -88,7 +88,7 @@ $(BIN)/python:
 $(VENV)/.setup-run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing Tandem.'
 	@$(INSTALL) --upgrade pip
-	@$(INSTALL) --editable '.[llamacpp,postgres]'
+	@$(INSTALL) --editable '.[llamacpp,postgres]' --group demo
 	@touch $@
 
 # What the tests need besides. torch first and alone: so nothing else decides which build of it is taken.

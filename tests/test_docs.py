@@ -34,12 +34,12 @@ def test_a_setting_says_what_it_is(field: tuple[str, str, str, str]) -> None:
     assert field[3].endswith("."), "a field of Settings is followed by its docstring"
 
 
-@pytest.mark.parametrize("name", command_names(get_command(app), "tandem"))
+@pytest.mark.parametrize("name", list(command_names(get_command(app), "tandem")))
 def test_a_command_says_what_it_does(name: str) -> None:
-    section = PAGES["cli"][1]().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
-    usage, _, rest = section.partition("\n\n")[2].partition("\n\n")
-    assert "Usage:" in usage
-    assert re.match(r" *[A-Z`]", rest), "the docstring of a command is its help"
+    section = (REPOSITORY / PAGES["cli"][0]).read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    usage, _, rest = section.strip().partition("\n\n")
+    assert f"Usage: {name} " in usage
+    assert re.match(r"  [A-Z`]", rest), "the docstring of a command is its help"
 
 
 @pytest.mark.parametrize("page", PAGES_OF_PEOPLE, ids=_named)

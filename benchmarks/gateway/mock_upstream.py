@@ -7,6 +7,7 @@ is measured. Run: python mock_upstream.py PORT
 import asyncio
 import json
 import sys
+from typing import cast
 
 CHUNKS = 64
 
@@ -62,8 +63,7 @@ class Mock(asyncio.Protocol):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         self._rest += data

@@ -12,22 +12,26 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-UPSTREAM = sys.argv[2] if len(sys.argv) > 2 else ""
-session: aiohttp.ClientSession | None = None
 
+class Forward:
+    """Sends the body on and the answer back, byte for byte."""
 
-async def forward(request: Request) -> Response:
-    """Send the body on and the answer back, byte for byte."""
-    global session  # noqa: PLW0603 - one connection pool for the process, made on its loop
-    if session is None:
-        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-    body = await request.body()
-    response = await session.post(UPSTREAM + request.url.path, data=body, headers={"content-type": "application/json"})
-    if response.content_type == "text/event-stream":
-        return StreamingResponse(response.content.iter_any(), media_type="text/event-stream")
-    return Response(await response.read(), media_type="application/json")
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __call__(self, request: Request) -> Response:
+        if self._session is None:  # made on the serving loop
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        body = await request.body()
+        response = await self._session.post(
+            self._upstream + request.url.path, data=body, headers={"content-type": "application/json"}
+        )
+        if response.content_type == "text/event-stream":
+            return StreamingResponse(response.content.iter_any(), media_type="text/event-stream")
+        return Response(await response.read(), media_type="application/json")
 
 
 if __name__ == "__main__":
-    app = Starlette(routes=[Route("/v1/chat/completions", forward, methods=["POST"])])
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error", access_log=False)
+    route = Route("/v1/chat/completions", Forward(sys.argv[2]).__call__, methods=["POST"])
+    uvicorn.run(Starlette(routes=[route]), host="127.0.0.1", port=int(sys.argv[1]), log_level="error", access_log=False)

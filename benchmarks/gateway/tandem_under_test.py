@@ -58,7 +58,14 @@ async def main(port: int, home: Path) -> None:
     )
     async with running_app(house, engines={"mock": MockEngine}) as app:
         config = uvicorn.Config(
-            app, host="127.0.0.1", port=port, lifespan="off", access_log=False, log_level="error", server_header=False
+            app,
+            host="127.0.0.1",
+            port=port,
+            lifespan="off",
+            access_log=False,
+            log_level="error",
+            server_header=False,
+            proxy_headers=False,
         )
         print(secret, flush=True)
         await uvicorn.Server(config).serve()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import ipaddress
 import json
 import logging
 import os
@@ -149,6 +150,7 @@ async def serve(house: House, *, started: Callable[[str], Coroutine[None, None, 
                     access_log=False,
                     log_config=None,
                     server_header=False,
+                    proxy_headers=False,
                     timeout_graceful_shutdown=int(settings.drain_timeout_s),
                 )
             )
@@ -223,6 +225,6 @@ def _noted(path: Path, url: str) -> Iterator[None]:
 
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+    if ipaddress.ip_address(host).is_unspecified:
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -79,9 +79,13 @@ def test_putting_again_mends_damaged_bytes(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_fails_leaves_nothing(blobs: Blobs, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), blobs.writer() as writer:
-        writer.write(b"half")
-        raise RuntimeError("the source broke")
+    def fail() -> None:
+        with blobs.writer() as writer:
+            writer.write(b"half")
+            raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="broke"):
+        fail()
     assert not blobs.has(f"sha256:{hashlib.sha256(b'half').hexdigest()}")
     assert files(tmp_path) == []
 
@@ -144,9 +148,7 @@ def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_said_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def full(_: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -173,7 +175,5 @@ def test_progress_counts_to_the_end(blobs: Blobs, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     size = 2 * 2**20 + 5
     for share in (False, True):
-        blobs.put(
-            written(tmp_path, bytes(size)), share=share, progress=lambda done, total: seen.append((done, total))
-        )
+        blobs.put(written(tmp_path, bytes(size)), share=share, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(2**20, size), (2 * 2**20, size), (size, size)] * 2

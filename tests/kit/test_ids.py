@@ -10,11 +10,11 @@ from tandem.kit import ids
 from tandem.kit.ids import new_id, new_secret, sha256_hex
 
 
-def test_an_id_is_its_prefix_and_26_characters() -> None:
+def test_an_id_is_its_prefix_and_32_hexadecimal_digits() -> None:
     prefix, _, rest = new_id("req").partition("_")
     assert prefix == "req"
-    assert len(rest) == 26
-    assert set(rest) <= set("0123456789abcdefghjkmnpqrstvwxyz")
+    assert len(rest) == 32
+    assert set(rest) <= set("0123456789abcdef")
 
 
 def test_ids_are_unique() -> None:
@@ -35,7 +35,7 @@ def test_ids_sort_by_the_millisecond_they_were_made_in(milliseconds: list[int]) 
 
 def test_the_last_millisecond_of_the_layout_still_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids.time, "time_ns", lambda: (2**48 - 1) * 1_000_000)
-    assert new_id("x").startswith("x_7zzzzzzzzz")
+    assert new_id("x").startswith("x_ffffffffffff")
 
 
 def test_secrets_have_256_bits_and_differ() -> None:

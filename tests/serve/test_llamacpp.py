@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tandem.formats import write_tiny_gguf
+from tandem.formats import facts, read_header, write_tiny_gguf
 from tandem.kit.errors import EngineFailed, IntegrityError, MissingPrerequisite, NotFound
 from tandem.serve.engines import LlamaCpp, llamacpp
 from tandem.serve.engines.port import Feature
@@ -144,6 +145,21 @@ async def test_embeddings(tmp_path: Path) -> None:
         assert answer["usage"]["prompt_tokens"] > 60
 
 
+async def test_tools_are_declared_where_they_are_enforced(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tools.gguf", tools=True, context_length=2048)
+    launch = tiny_launch(tmp_path, model_path=path, facts=facts(read_header(path)), context_tokens=2048)
+    parameters = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    tool = {"type": "function", "function": {"name": "answer", "parameters": parameters}}
+    body = {"messages": [{"role": "user", "content": "go"}], "tools": [tool], "tool_choice": "required"}
+    async with running(LlamaCpp, launch) as engine:
+        assert Feature.TOOLS in engine.capabilities.features
+        status, answer = await post(engine.address, "/v1/chat/completions", **body, seed=1, max_tokens=1024)
+    assert status == 200
+    call = answer["choices"][0]["message"]["tool_calls"][0]["function"]
+    assert call["name"] == "answer"
+    assert json.loads(call["arguments"])["ok"] in {True, False}
+
+
 def _truncated(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
@@ -153,9 +169,9 @@ def _no_header(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("spoil", [_truncated, _no_header, lambda data: b"", lambda data: data[:100]])
-async def test_broken_model_file(tmp_path: Path, spoil: object) -> None:
+async def test_broken_model_file(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
     path = write_tiny_gguf(tmp_path / "whole.gguf")
-    path.write_bytes(spoil(path.read_bytes()))  # type: ignore[operator]
+    path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(IntegrityError, match="whole.gguf") as caught:
         await LlamaCpp(tiny_launch(tmp_path, model_path=path)).start()
     assert caught.value.remedy

@@ -200,7 +200,7 @@ async def test_failures_are_forgotten_after_a_healthy_life(workshop: Workshop, m
     monkeypatch.setattr(supervisor, "_HEALTHY_AFTER_S", 0)
     workshop.replica.start()
     for lives in range(1, 8):
-        await until(lambda lives=lives: len(workshop.engines) == lives and workshop.ready)  # type: ignore[misc]
+        await until(lambda lives=lives: len(workshop.engines) == lives and workshop.ready)
         await workshop.engines[-1].crash()
     assert State.FAILED not in workshop.states
 

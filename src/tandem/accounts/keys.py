@@ -158,7 +158,7 @@ class Keyring:
         return Issued(key, secret)
 
     def keys(self, principal: Principal | None = None, *, limit: int = 100, after: str | None = None) -> list[Key]:
-        """Keys that the caller may see, oldest first, `limit` at most, from behind the id `after`.
+        """Keys that the caller may see, oldest first to the millisecond, `limit` at most, from behind the id `after`.
 
         The last id of a page is the `after` of the next; the cost of a page does not grow with its distance.
         """

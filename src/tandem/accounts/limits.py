@@ -84,7 +84,8 @@ class Window:
 
     def reset_s(self, now_s: float) -> float:
         """Seconds after which nothing is counted any more if nothing else comes."""
-        return self.advance(now_s) + _SLOTS - now_s if self.total else 0.0
+        second = self.advance(now_s)
+        return second + _SLOTS - now_s if self.total else 0.0
 
 
 class _Gauge:

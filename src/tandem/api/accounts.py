@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tandem.accounts import GroupBy, Key, Limits, Principal, Role, events, summarise
+from tandem.accounts import GroupBy, Key, Limits, Principal, Role, UsageEvent, events, summarise
 from tandem.api.edge import json_body, page, page_limit
 from tandem.api.platform import Platform
 from tandem.kit import clock
@@ -28,7 +28,7 @@ async def list_keys(platform: Platform, principal: Principal, request: Request) 
     limit = page_limit(request)
     after = request.query_params.get("after")
     keys = await asyncio.to_thread(platform.keyring.keys, principal, limit=limit, after=after)
-    return page([_key_fields(key) for key in keys], key=lambda row: str(row["id"]), limit=limit)
+    return page([_fields(key) for key in keys], key=lambda row: str(row["id"]), limit=limit)
 
 
 async def create_key(platform: Platform, principal: Principal, request: Request) -> Response:
@@ -37,14 +37,14 @@ async def create_key(platform: Platform, principal: Principal, request: Request)
     key, secret = await asyncio.to_thread(
         platform.keyring.create, wanted.name, role=wanted.role, limits=wanted.limits, tenant=principal.tenant
     )
-    return JSONResponse({**_key_fields(key), "key": secret}, status_code=201)
+    return JSONResponse({**_fields(key), "key": secret}, status_code=201)
 
 
 async def revoke_key(platform: Platform, principal: Principal, request: Request) -> Response:
     """Revoke a key of the caller's tenant."""
     name = request.path_params["name"]
     key = await asyncio.to_thread(platform.keyring.revoke, name, principal=principal)
-    return JSONResponse(_key_fields(key))
+    return JSONResponse(_fields(key))
 
 
 async def usage(platform: Platform, principal: Principal, request: Request) -> Response:
@@ -54,9 +54,7 @@ async def usage(platform: Platform, principal: Principal, request: Request) -> R
     if by not in set(GroupBy):
         raise InvalidRequest(f"by is {by!r}.", remedy=f"Use {', '.join(GroupBy)}.", param="by")
     await platform.ledger.flush()
-    rows = await asyncio.to_thread(
-        summarise, platform.db, principal, since=since, until=until, group_by=GroupBy(by)
-    )
+    rows = await asyncio.to_thread(summarise, platform.db, principal, since=since, until=until, group_by=GroupBy(by))
     body = {"since": since.isoformat(), "until": until.isoformat(), "data": [asdict(row) for row in rows]}
     return Response(msgspec.json.encode(body), media_type="application/json")
 
@@ -67,7 +65,7 @@ async def usage_events(platform: Platform, principal: Principal, request: Reques
     await platform.ledger.flush()
     after = request.query_params.get("after")
     rows = await asyncio.to_thread(events, platform.db, principal, limit=limit, after=after)
-    return page([_event_fields(row) for row in rows], key=lambda row: str(row["id"]), limit=limit)
+    return page([_fields(row) for row in rows], key=lambda row: str(row["id"]), limit=limit)
 
 
 def _span(request: Request) -> tuple[datetime, datetime]:
@@ -91,9 +89,6 @@ def _time(request: Request, name: str, default: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=default.tzinfo)
 
 
-def _key_fields(key: Key) -> dict[str, object]:
-    return msgspec.to_builtins(asdict(key))  # type: ignore[no-any-return]
-
-
-def _event_fields(row: object) -> dict[str, object]:
-    return msgspec.to_builtins(row)  # type: ignore[no-any-return]
+def _fields(row: Key | UsageEvent) -> dict[str, object]:
+    fields: dict[str, object] = msgspec.to_builtins(row)
+    return fields

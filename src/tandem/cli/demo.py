@@ -1,6 +1,7 @@
 """`tandem demo`: from nothing to a served model that both official clients have talked to."""
 
 import asyncio
+import importlib.util
 from collections.abc import Callable
 
 from tandem.accounts import Keyring
@@ -21,10 +22,8 @@ _KEY_NAME = "demo"
 
 def demo(host: Host = None, port: Port = None) -> None:
     """Pull the starter model, serve it, ask it something through both official clients, and keep serving."""
-    try:
-        import openai  # noqa: F401 - asked for at once, before anything is downloaded
-    except ImportError:
-        raise MissingPrerequisite("The demo talks through the openai package.", remedy="pip install openai") from None
+    if importlib.util.find_spec("openai") is None:  # said before anything is downloaded
+        raise MissingPrerequisite("The demo talks through the openai package.", remedy="pip install openai")
     house = open_house(host=host, port=port)
     setup_logging(level="warning", format=house.settings.log_format)
     _step("1/4", "Get a language model and an encoder for embeddings")

@@ -1,9 +1,8 @@
 """`tandem deploy`, `undeploy` and `status`: which names clients call, and what runs for them."""
 
+import http.client
 import json
 import time
-import urllib.error
-import urllib.request
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -13,13 +12,15 @@ from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, table
 from tandem.flows import deploy_version
 from tandem.kit.config import Settings
 from tandem.kit.errors import EngineFailed
-from tandem.server import House
 from tandem.serve import Deployment, DeployOptions, State
+from tandem.server import House
 
 _DEFAULTS = DeployOptions()
 
 Name = Annotated[str, typer.Argument(help="The name that clients call.")]
-Model = Annotated[str | None, typer.Option("--model", "-m", help="A version, such as starter or starter@2. Default: NAME.")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="A version, such as starter or starter@2. Default: NAME.")
+]
 Engine = Annotated[str, typer.Option(help="The engine that runs it.")]
 Context = Annotated[int, typer.Option(help="Tokens of one request, prompt and answer together.")]
 Parallel = Annotated[int, typer.Option(help="Requests that one replica answers at once.")]
@@ -94,9 +95,10 @@ def running_server(settings: Settings) -> str | None:
     """The base URL of the server that runs from this home, or None."""
     try:
         url = str(json.loads((settings.home / "server.json").read_text())["url"])
-        with urllib.request.urlopen(f"{url}/health", timeout=5):  # noqa: S310 - our own file, an http URL
-            return url
-    except (OSError, ValueError, KeyError, urllib.error.URLError):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
+        connection.request("GET", "/health")
+        return url if connection.getresponse().status == 200 else None
+    except (OSError, ValueError, KeyError, http.client.HTTPException):
         return None
 
 

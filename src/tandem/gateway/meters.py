@@ -36,16 +36,27 @@ class Meters:
             buckets=_FIRST_TOKEN_BUCKETS,
             registry=registry,
         )
+        # Finding a labelled child costs as much as all that is done with it.
+        self._children: dict[tuple[str, str, str], tuple[Counter, Counter, Counter, Histogram]] = {}
         self.in_flight = Gauge("tandem_requests_in_flight", "Requests being answered", registry=registry)
 
     def settled(self, exchange: Exchange, outcome: str, used: Tally) -> None:
         """One request has ended."""
-        name = exchange.deployment
-        self._requests.labels(exchange.operation, name, outcome).inc()
-        self._tokens.labels(name, "prompt").inc(used.prompt)
-        self._tokens.labels(name, "completion").inc(used.completion)
-        seconds = clock.monotonic_seconds() - exchange.started_s
-        self._seconds.labels(exchange.operation, name).observe(seconds)
+        name, operation = exchange.deployment, exchange.operation
+        key = (operation, name, outcome)
+        children = self._children.get(key)
+        if children is None:
+            children = self._children[key] = (
+                self._requests.labels(*key),
+                self._tokens.labels(name, "prompt"),
+                self._tokens.labels(name, "completion"),
+                self._seconds.labels(operation, name),
+            )
+        requests, prompt, completion, seconds = children
+        requests.inc()
+        prompt.inc(used.prompt)
+        completion.inc(used.completion)
+        seconds.observe(clock.monotonic_seconds() - exchange.started_s)
 
     def refused(self, surface: str, status: int) -> None:
         """One request was answered without being admitted."""

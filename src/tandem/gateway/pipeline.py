@@ -1,9 +1,9 @@
 """The way of a request on one page: authenticate, admit, route, check, call, settle."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, Self
 
 import aiohttp
 
@@ -19,7 +19,10 @@ from tandem.spec import Task
 
 
 class Admitted:
-    """A request that was let in: where it goes, and what must be settled when it ends, however it ends."""
+    """A request that was let in: where it goes, and what must be settled when it ends, however it ends.
+
+    Leaving it as a context manager settles what nobody settled before, with the outcome that the exception says.
+    """
 
     __slots__ = ("_entry", "_exchange", "_lease", "_meters", "_settled", "route", "upstream")
 
@@ -33,6 +36,12 @@ class Admitted:
         self._entry = entry
         self._meters = meters
         self._settled = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self.settle(_outcome_of(error))
 
     def settle(self, outcome: Outcome) -> None:
         """Write what was used to the journal, before the answer's last byte leaves; only the first call counts."""
@@ -68,8 +77,9 @@ class Pipeline:
     async def open(self) -> None:
         """Open the connections to engines; must run on the serving loop."""
         self._session = aiohttp.ClientSession(
-            # Engines bound their own concurrency; a limit here would hide a queue from them.
-            connector=aiohttp.TCPConnector(limit=0, force_close=False),
+            # Engines bound their own concurrency; a limit here would hide a queue from them. llama.cpp closes a kept
+            # connection after 5 s without a request, so we let go of it first.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=5),
             auto_decompress=False,
             read_bufsize=64 * 1024,
@@ -85,11 +95,16 @@ class Pipeline:
         """Who calls; from the cache without a pause where it is fresh."""
         return self.keyring.cached(token) or await self.keyring.authenticate(token)
 
-    @asynccontextmanager
-    async def admitted(
+    def admit(
         self, exchange: Exchange, principal: Principal, *, task: Task, tokens: int, affinity: int | None = None
-    ) -> AsyncIterator[Admitted]:
-        """Admit, reserve and route; on the way out settle exactly once with what the exception says."""
+    ) -> Admitted:
+        """Route, charge the limits and reserve in the ledger; the answer must be entered and left as a context.
+
+        Raises:
+            NotFound, UnsupportedFeature: no such deployment, or one for another task.
+            Unavailable: it has no ready replica, or the ledger's disk is full.
+            LimitExceeded: a limit of the key is used up.
+        """
         route = self.routes.get(exchange.deployment)
         check_task(route, task, exchange.operation)
         upstream = self.routes.pick(route.name, affinity=affinity)
@@ -109,20 +124,7 @@ class Pipeline:
             lease.release()
             raise
         upstream.acquire()
-        admitted = Admitted(exchange, route, upstream, lease=lease, entry=entry, meters=self.meters)
-        try:
-            yield admitted
-        except asyncio.CancelledError:
-            admitted.settle(Outcome.CLIENT_GONE)
-            raise
-        except InvalidRequest:
-            admitted.settle(Outcome.REFUSED)
-            raise
-        except EngineFailed:
-            admitted.settle(Outcome.ENGINE_FAILED)
-            raise
-        finally:
-            admitted.settle(Outcome.ERROR)  # whatever was not named above; a settled one stays as it is
+        return Admitted(exchange, route, upstream, lease=lease, entry=entry, meters=self.meters)
 
     async def complete(self, exchange: Exchange, upstream: Upstream, calls: Sequence[EngineCall]) -> list[Piece]:
         """All choices, whole, in the order of their index."""
@@ -157,6 +159,18 @@ class Pipeline:
     def _http(self) -> aiohttp.ClientSession:
         assert self._session is not None, "open() first"
         return self._session
+
+
+def _outcome_of(error: BaseException | None) -> Outcome:
+    match error:
+        case asyncio.CancelledError():
+            return Outcome.CLIENT_GONE
+        case InvalidRequest():
+            return Outcome.REFUSED
+        case EngineFailed():
+            return Outcome.ENGINE_FAILED
+        case _:
+            return Outcome.ERROR
 
 
 Pieces = AsyncGenerator[list[Piece], None]

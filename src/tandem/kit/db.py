@@ -187,6 +187,6 @@ def _sqlite_connected(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _sqlite_begin(connection: sa.Connection) -> None:
-    # IMMEDIATE takes the write lock first. A transaction that reads and then writes could otherwise fail at the
-    # write, without waiting, because another one wrote in between (SQLITE_BUSY_SNAPSHOT).
+    # IMMEDIATE takes the write lock first. A transaction that reads and then writes would otherwise build on rows that
+    # another one has changed meanwhile, or fail at its write without waiting (SQLITE_BUSY_SNAPSHOT).
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -203,7 +203,9 @@ class Outbound:
                     f"{_shown(url)} has no certificate that this machine trusts.", remedy="Check the address."
                 ) from error
             except aiohttp.InvalidURL as error:
-                raise _not_http(url) from error
+                raise InvalidRequest(
+                    f"{_shown(url)} cannot be reached: {error}.", remedy="Check the address."
+                ) from error
             except (aiohttp.ClientError, TimeoutError, Unavailable) as error:
                 failures = 1 if done() > before else failures + 1
                 before = done()

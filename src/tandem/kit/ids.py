@@ -5,25 +5,14 @@ import os
 import secrets
 import time
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: no i, l, o, u
-
-
-def _base32(number: int, length: int) -> str:
-    digits = []
-    for _ in range(length):
-        number, digit = divmod(number, 32)
-        digits.append(_ALPHABET[digit])
-    return "".join(reversed(digits))
-
 
 def new_id(prefix: str) -> str:
-    """A unique id such as `req_01k...`: 48 bits of milliseconds, then 80 random bits (the ULID layout).
+    """A unique id such as `req_019a...`: 48 bits of milliseconds, then 80 random bits, as 32 hexadecimal digits.
 
     Ids made later sort later, to the millisecond.
     """
     milliseconds = time.time_ns() // 1_000_000
-    number = (milliseconds << 80) | int.from_bytes(os.urandom(10))
-    return f"{prefix}_{_base32(number, 26)}"
+    return f"{prefix}_{milliseconds:012x}{os.urandom(10).hex()}"
 
 
 def new_secret(prefix: str) -> str:

@@ -29,14 +29,15 @@ class _Fleet:
     replicas: tuple[Replica, ...]
 
     def runs(self, deployment: Deployment) -> bool:
-        """Whether it is what this deployment wants. A name that was removed and bound anew counts from 1 again."""
+        """Whether it is what this deployment wants."""
+        return self.deployment.revision == deployment.revision and not self.was_removed_for(deployment)
+
+    def was_removed_for(self, deployment: Deployment) -> bool:
+        """Whether the name was removed and bound to something else: revisions count from 1 again then."""
         ours = self.deployment
-        return (ours.revision, ours.version, ours.digest, ours.engine, ours.options) == (
-            deployment.revision,
-            deployment.version,
-            deployment.digest,
-            deployment.engine,
-            deployment.options,
+        return ours.revision == deployment.revision and (
+            (ours.digest, ours.version, ours.engine, ours.options)
+            != (deployment.digest, deployment.version, deployment.engine, deployment.options)
         )
 
     @property
@@ -83,6 +84,7 @@ class Controller:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._troubled = False
+        self._stopping = False
 
     async def start(self) -> None:
         """Begin: all wanted replicas are starting when this returns.
@@ -96,14 +98,18 @@ class Controller:
 
     async def stop(self) -> None:
         """Stop every engine at once, within about 20 s, and forget the routes."""
-        for task in [self._task, *self._leaving]:
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        self._stopping = True
+        self._poked.set()
+        if self._task is not None:
+            # Not cut short: a write of its in another thread could land after the last one here.
+            await asyncio.wait({self._task}, timeout=_STOP_S)
+            self._task.cancel()
         fleets = [*self._serving.values(), *self._coming.values(), *self._leaving.values()]
+        for task in [*self._leaving]:
+            task.cancel()
         for name in self._serving:
             self._routes.withdraw(name)
-        self._serving, self._coming, self._leaving = {}, {}, {}
+        self._serving, self._coming = {}, {}
         try:
             async with asyncio.timeout(_STOP_S):
                 await asyncio.gather(*(fleet.stop() for fleet in fleets))
@@ -120,21 +126,19 @@ class Controller:
             self._loop.call_soon_threadsafe(self._poked.set)
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping:
             try:
                 async with asyncio.timeout(_POLL_S):
                     await self._poked.wait()
             except TimeoutError:
                 pass
             self._poked.clear()
-            try:
-                await self._reconcile()
-                self._troubled = False
-            except Unavailable as error:
-                # What runs keeps running; said once, not twice a second.
-                if not self._troubled:
-                    _log.warning("deployments cannot be read, serving goes on", extra={"cause": str(error)})
-                self._troubled = True
+            # The edge of a job: what runs keeps running. Said once for an outage, not twice a second.
+            (trouble,) = await asyncio.gather(self._reconcile(), return_exceptions=True)
+            if trouble is not None and not self._troubled:
+                unexpected = None if isinstance(trouble, Unavailable) else trouble
+                _log.error("deployments cannot be followed", extra={"cause": str(trouble)}, exc_info=unexpected)
+            self._troubled = trouble is not None
 
     async def _reconcile(self) -> None:
         known = await asyncio.to_thread(self._deployments.deployments)
@@ -152,6 +156,9 @@ class Controller:
         """Have this revision of a deployment run, and serve from it once it is ready or nothing else is."""
         serving = self._serving.get(name)
         coming = self._coming.get(name)
+        if serving is not None and serving.was_removed_for(deployment):
+            self._retire(serving)
+            serving = None
         if serving is None:
             serving = self._serving[name] = self._fleet(deployment)
         if coming is not None and not coming.runs(deployment):

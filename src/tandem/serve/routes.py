@@ -9,7 +9,6 @@ from tandem.serve.engines.port import Capabilities
 from tandem.serve.state import State
 from tandem.spec import Task
 
-
 _64_BITS = 2**64 - 1
 
 
@@ -121,12 +120,12 @@ class Routes:
         return NotFound(f"There is no deployment {name!r}.", remedy=remedy, code="model_not_found")
 
     def _not_ready(self, route: Route) -> Unavailable:
-        cause = f" Its last error: {route.last_error}" if route.last_error else ""
+        # The last error may name files of this machine, so clients are not told it.
         # A model of a few hundred megabytes loads in about a second, one that failed is retried slowly.
         retry_after_s = 30.0 if route.state is State.FAILED else 2.0
         return Unavailable(
-            f"The deployment {route.name!r} has no ready replica (state: {route.state}).{cause}",
-            remedy=f"Try again in {retry_after_s:.0f} s; `tandem status` shows its state.",
+            f"The deployment {route.name!r} has no ready replica (state: {route.state}).",
+            remedy=f"Try again in {retry_after_s:.0f} s; `tandem status` on the server shows the cause.",
             retry_after_s=retry_after_s,
         )
 

@@ -6,7 +6,14 @@ import random
 from collections.abc import Awaitable, Callable
 
 from tandem.kit import clock
-from tandem.kit.errors import EngineFailed, IntegrityError, MissingPrerequisite, NotFound, TandemError
+from tandem.kit.errors import (
+    ConfigError,
+    EngineFailed,
+    IntegrityError,
+    MissingPrerequisite,
+    NotFound,
+    TandemError,
+)
 from tandem.serve.engines.port import Capabilities, Engine, Health
 from tandem.serve.routes import Upstream
 from tandem.serve.state import State
@@ -86,17 +93,12 @@ class Replica:
 
     async def _run(self) -> None:
         while True:
-            hopeless = False
-            try:
-                cause = await self._live()
-            except (IntegrityError, MissingPrerequisite, NotFound) as error:
-                cause, hopeless = str(error), True
-            except (TandemError, OSError) as error:
-                cause = str(error)
-            except Exception as error:  # the edge of a job: a fault of ours must not end the supervision
-                _log.exception("a replica met an unexpected error", extra={"replica": self.id})
-                cause = f"{type(error).__name__}: {error}"
-            await self._bury(cause, hopeless=hopeless)
+            # The edge of a job: whatever goes wrong ends a life, never the supervision.
+            (outcome,) = await asyncio.gather(self._live(), return_exceptions=True)
+            if isinstance(outcome, BaseException) and not isinstance(outcome, TandemError | OSError):
+                _log.error("a replica met a fault of ours", extra={"replica": self.id}, exc_info=outcome)
+            hopeless = isinstance(outcome, IntegrityError | MissingPrerequisite | NotFound | ConfigError)
+            await self._bury(str(outcome) or type(outcome).__name__, hopeless=hopeless)
 
     async def _live(self) -> str:
         """One life of an engine, from making it to its end; returns what it died of."""

@@ -1,10 +1,11 @@
 """Call an engine: one request over loopback HTTP, its answer or its stream decoded to pieces, its errors translated."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from functools import lru_cache
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from tandem.gateway.exchange import EngineCall, Piece, Tally
 from tandem.gateway.wire import EngineAnswer, EngineChoice, EngineEmbeddings, EngineError, Text
@@ -17,6 +18,8 @@ MAX_EVENT_BYTES = 1024 * 1024
 _decode = msgspec.json.Decoder(EngineAnswer).decode
 _decode_embeddings = msgspec.json.Decoder(EngineEmbeddings).decode
 _NO_TEXT = Text()
+# What a lost engine looks like; aiohttp's own timeouts are both a ClientError and a TimeoutError.
+_BROKEN = (aiohttp.ClientError, ConnectionError, TimeoutError)
 
 
 class EventSplitter:
@@ -74,22 +77,23 @@ async def stream(
     if call.echo:
         yield [Piece(call.index, call.echo)]
     finished = False
-    async with _posted(session, upstream, call) as response:
+    response = await _opened(session, upstream, call)
+    try:
         async for data in response.content.iter_any():
             pieces = []
             for payload in splitter.feed(data):
                 if payload == b"[DONE]":
                     continue
-                answer = _answer(payload)
-                if answer.error is not None:
-                    raise EngineFailed(f"The engine broke off: {answer.error.message}")
-                _count(answer, tally)
-                piece = _stream_piece(call.index, answer)
+                piece = _stream_piece(call.index, _answer(payload), tally)
                 if piece is not None:
                     finished = finished or piece.finish_reason is not None
                     pieces.append(piece)
             if pieces:
                 yield pieces
+    except _BROKEN as error:
+        raise _translated(error, upstream) from error
+    finally:
+        response.close()
     if not finished:
         raise EngineFailed("The engine ended its answer in the middle.", remedy="Send the request again.")
 
@@ -108,31 +112,48 @@ async def embed(
     return [vector.embedding for vector in sorted(answer.data, key=lambda vector: vector.index)]
 
 
-@asynccontextmanager
-async def _posted(
-    session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall
-) -> AsyncIterator[aiohttp.ClientResponse]:
+async def _opened(session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall) -> aiohttp.ClientResponse:
+    """The head of a successful answer; the caller reads the body, or closes it."""
+    url = _url(upstream.url, call.path)
     headers = {"Authorization": f"Bearer {upstream.api_key}", "Content-Type": "application/json"}
     try:
-        async with session.post(upstream.url + call.path, data=call.body, headers=headers) as response:
-            if response.status != 200:
-                raise _refusal(call, response.status, await response.read())
-            yield response
-    except (aiohttp.ClientError, ConnectionError) as error:
-        raise EngineFailed(
-            f"The engine {upstream.id!r} broke the connection ({type(error).__name__}).",
-            remedy="It is restarted by itself; send the request again.",
-        ) from error
-    except TimeoutError as error:
-        raise Unavailable(
-            f"The engine {upstream.id!r} did not answer in time.",
-            remedy="Ask for fewer tokens, or raise request_timeout_s.",
-        ) from error
+        try:
+            response = await session.post(url, data=call.body, headers=headers)
+        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
+            # Engines close a kept connection after some idle seconds, which can cross our request on the wire.
+            # Nothing was answered, so it is sent once more; a dead engine refuses that at once.
+            response = await session.post(url, data=call.body, headers=headers)
+        if response.status != 200:
+            raise _refusal(call, response.status, await response.read())
+    except _BROKEN as error:
+        raise _translated(error, upstream) from error
+    return response
 
 
 async def _body(session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall) -> bytes:
-    async with _posted(session, upstream, call) as response:
+    response = await _opened(session, upstream, call)
+    try:
         return await response.read()
+    except _BROKEN as error:
+        raise _translated(error, upstream) from error
+
+
+@lru_cache(maxsize=256)
+def _url(base: str, path: str) -> URL:
+    # Parsing takes longer than the rest of the call's preparation.
+    return URL(base + path, encoded=True)
+
+
+def _translated(error: Exception, upstream: Upstream) -> Unavailable:
+    if isinstance(error, TimeoutError):
+        return Unavailable(
+            f"The engine {upstream.id!r} did not answer in time.",
+            remedy="Ask for fewer tokens, or raise request_timeout_s.",
+        )
+    return EngineFailed(
+        f"The engine {upstream.id!r} broke the connection ({type(error).__name__}).",
+        remedy="It is restarted by itself; send the request again.",
+    )
 
 
 def _answer(payload: bytes) -> EngineAnswer:
@@ -151,7 +172,10 @@ def _count(answer: EngineAnswer, tally: Tally) -> None:
         tally.completion += 1  # an engine that keeps no running count sends about one token in a chunk
 
 
-def _stream_piece(index: int, answer: EngineAnswer) -> Piece | None:
+def _stream_piece(index: int, answer: EngineAnswer, tally: Tally) -> Piece | None:
+    if answer.error is not None:
+        raise EngineFailed(f"The engine broke off: {answer.error.message}")
+    _count(answer, tally)
     if answer.choices:
         return _piece(index, answer.choices[0])
     if answer.content is not None:

@@ -128,9 +128,10 @@ def _prompts(given: str | Inputs | None, *, name: str = "prompt") -> list[str | 
         return [""]
     if isinstance(given, str):
         return [given]
-    kinds = {type(item) for item in given}
-    if len(kinds) != 1:
+    ids = [item for item in given if isinstance(item, int)]
+    prompts = [item for item in given if not isinstance(item, int)]
+    if len({type(item) for item in given}) != 1:
         raise InvalidRequest(
             f"{name!r} is empty or mixes texts and token ids.", remedy="Use one kind of item.", param=name
         )
-    return [given] if kinds == {int} else given  # type: ignore[list-item, return-value]
+    return [ids] if ids else prompts

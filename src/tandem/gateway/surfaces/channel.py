@@ -1,8 +1,6 @@
 """One HTTP exchange with a client over ASGI: bounded reading, writing that cannot stall, and noticing that it left."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -18,7 +16,7 @@ class ClientGone(Exception):
 class Channel:
     """A client's connection for the length of one request."""
 
-    __slots__ = ("_gone", "_receive", "_send", "_stall_s", "headers", "scope", "started")
+    __slots__ = ("_receive", "_send", "_stall_s", "headers", "scope", "started")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, stall_s: float) -> None:
         self.scope = scope
@@ -27,7 +25,6 @@ class Channel:
         self._receive = receive
         self._send = send
         self._stall_s = stall_s
-        self._gone = False
 
     def header(self, name: bytes) -> str:
         """A request header as text; empty where it is missing."""
@@ -66,21 +63,9 @@ class Channel:
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    @asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Cancels the work inside as soon as the client leaves; raises ClientGone then."""
-        task = asyncio.current_task()
-        assert task is not None, "an ASGI application runs in a task"
-        watcher = asyncio.create_task(self._watch(task))
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not self._gone:
-                raise
-            task.uncancel()
-            raise ClientGone from None
-        finally:
-            watcher.cancel()
+    def watched(self) -> "_Watch":
+        """A context that cancels the work inside as soon as the client leaves, and raises ClientGone then."""
+        return _Watch(self._receive)
 
     async def respond(self, status: int, body: bytes, headers: Headers, *, kind: bytes = b"application/json") -> None:
         """A whole answer."""
@@ -115,18 +100,12 @@ class Channel:
         await self._write({"type": "http.response.body", "body": data, "more_body": not last})
 
     async def _write(self, message: Message) -> None:
-        # The server lets us go on until its buffer of 64 KiB is full; then this waits for the client to read.
+        # The server takes what we send until 64 KiB wait for the client; then this waits for it to read.
         try:
             async with asyncio.timeout(self._stall_s):
                 await self._send(message)
         except TimeoutError:
             raise ClientGone from None
-
-    async def _watch(self, task: asyncio.Task[None]) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
-        task.cancel()
 
     @staticmethod
     def _too_large(limit: int) -> TooLarge:
@@ -135,3 +114,31 @@ class Channel:
             remedy="Send less, or raise max_body_bytes in tandem.toml.",
             code="request_too_large",
         )
+
+
+class _Watch:
+    """Waits for the client's end beside the work that is done for it."""
+
+    __slots__ = ("_gone", "_receive", "_task", "_watcher")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "an ASGI application runs in a task"
+        self._task = task
+        self._watcher = asyncio.create_task(self._watch())
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
+        self._watcher.cancel()
+        if self._gone and kind is not None and issubclass(kind, asyncio.CancelledError):
+            self._task.uncancel()
+            raise ClientGone from None
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._task.cancel()

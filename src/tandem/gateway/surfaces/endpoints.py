@@ -107,7 +107,7 @@ class Endpoint:
                 principal = await self.pipeline.authenticate(channel.token())
                 self.surface.check_scope(scope)
                 body = await channel.body(self.limits.body_bytes)
-                async with channel.watched():
+                with channel.watched():
                     await self.run(channel, exchange, principal, body)
             except ClientGone:
                 _log.info("client gone", extra={"request_id": exchange.id})
@@ -151,14 +151,14 @@ class GenerationEndpoint(Endpoint):
         """One answer, whole or streamed."""
         request = decoded(self._kind.decode, body)
         exchange.deployment = exchange.deployment or request.model
-        admission = self.pipeline.admitted(
+        admission = self.pipeline.admit(
             exchange,
             principal,
             task=Task.GENERATE,
             tokens=estimate_tokens(body, request),
             affinity=crc32(body[:_AFFINITY_BYTES]),
         )
-        async with admission as admitted:
+        with admission as admitted:
             self._kind.check(request, admitted.upstream.capabilities)
             calls = self._kind.prepare(request)
             renderer = self._kind.renderer(exchange, admitted.route.version, include_usage=request.include_usage)
@@ -203,7 +203,7 @@ class EmbeddingEndpoint(Endpoint):
         request: EmbeddingRequest = decoded(_decode_embedding, body)
         exchange.deployment = exchange.deployment or request.model
         tokens = estimate_tokens(body, request)
-        async with self.pipeline.admitted(exchange, principal, task=Task.EMBED, tokens=tokens) as admitted:
+        with self.pipeline.admit(exchange, principal, task=Task.EMBED, tokens=tokens) as admitted:
             check_embedding(request, admitted.route, admitted.upstream.capabilities)
             vectors = await self.pipeline.embed(exchange, admitted.upstream, prepare_embedding(request))
             admitted.settle(Outcome.OK)

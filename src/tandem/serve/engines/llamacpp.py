@@ -17,7 +17,7 @@ from tandem.serve.engines.port import Address, Capabilities, Health, Launch
 from tandem.spec import Task
 
 _CHILD = Path(__file__).with_name("llamacpp_child.py")
-# 4 MiB hold months of warnings; one older file is kept beside it.
+# 4 MiB hold months of errors; one older file is kept beside it.
 _LOG_BYTES = 4 * 1024 * 1024
 _QUOTED_LINES = 5
 # The child leaves at once on SIGTERM; only one that hangs in the kernel takes longer.

@@ -14,7 +14,7 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # llama.cpp's default keeps up to 8 GiB of old prompts in memory; a laptop shall not swap for that.
 _PROMPT_CACHE_MIB = 512
-_LOG_WARNINGS = 2  # levels of llama.cpp: 1 errors, 2 warnings, 3 one line for each request
+_LOG_ERRORS = 1  # level 2 already says two lines for each prompt that was cached
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def parameters(xllamacpp: Any, orders: dict[str, Any]) -> Any:
     params.endpoint_slots = True
     params.ui = False
     params.fit_params = False  # would shrink the context silently to what fits
-    params.verbosity = _LOG_WARNINGS
+    params.verbosity = _LOG_ERRORS
     params.cache_ram_mib = _PROMPT_CACHE_MIB
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
     if orders["embedding"]:
