@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import ipaddress
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -17,6 +19,7 @@ from typing import Any
 import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tandem.accounts import Keyring, Ledger, Limiter
 from tandem.api import Platform, api_routes
@@ -24,11 +27,13 @@ from tandem.gateway import Limits, Meters, Pipeline, surface_routes
 from tandem.kit.blobs import Blobs
 from tandem.kit.config import Settings
 from tandem.kit.db import Database
-from tandem.kit.errors import ConfigError, Conflict
+from tandem.kit.errors import ConfigError, Conflict, StorageFull, TandemError
 from tandem.registry import Registry
 from tandem.serve import ENGINES, Controller, Deployments, EngineFactory, Routes
 
 _log = logging.getLogger(__name__)
+
+_BACKLOG = 2048  # uvicorn's own number of connections that may wait to be accepted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +51,26 @@ class House:
         """Create what is missing in the home folder and bring the database up to date.
 
         Raises:
-            ConfigError: the home folder cannot be made, or the database is newer than this program.
+            ConfigError: the home folder cannot be made or written, or the database is newer than this program.
         """
         try:
             settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise ConfigError(
-                f"The home folder {settings.home} cannot be made: {error.strerror}.",
-                remedy="Set TANDEM_HOME to a folder that you may write to.",
-            ) from error
+            raise _unusable_home(settings.home, f"made: {error.strerror}") from error
+        if not os.access(settings.home, os.W_OK | os.X_OK):
+            raise _unusable_home(settings.home, "written by this user")
+        house = cls.as_it_is(settings)
+        house.db.migrate()
+        return house
+
+    @classmethod
+    def as_it_is(cls, settings: Settings) -> "House":
+        """The same without making or changing anything, for looking: the database may be old or missing.
+
+        Raises:
+            ConfigError: the database or the blob store cannot be what a setting says.
+        """
         db = Database(settings.sqlalchemy_url)
-        db.migrate()
         return cls(
             settings=settings,
             db=db,
@@ -122,6 +136,12 @@ async def running_app(
         yield app
 
 
+def _unusable_home(home: Path, cause: str) -> ConfigError:
+    return ConfigError(
+        f"The home folder {home} cannot be {cause}.", remedy="Set TANDEM_HOME to a folder that you may write to."
+    )
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its signal handling: it would raise the signal again and skip what must be stopped after it."""
 
@@ -130,28 +150,46 @@ class _Server(uvicorn.Server):
         """Leave signals to `serve`."""
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for the answers that are running, cut off those that take too long, and wait for their end.
+
+        What is cut off must settle before its engine and the ledger stop.
+        """
+        await super().shutdown(sockets)
+        running = list(self.server_state.tasks)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
 
 async def serve(house: House, *, started: Callable[[str], Coroutine[None, None, None]]) -> None:
-    """Serve until SIGINT or SIGTERM. `started` runs beside it once connections are taken, with the base URL.
+    """Serve until SIGINT or SIGTERM; a second one cuts off the answers that the first one waits for.
+
+    `started` runs beside it once connections are taken, with the base URL.
 
     Raises:
         Conflict: another process serves from this home folder, or holds the port.
+        ConfigError, StorageFull: the home folder cannot be written.
     """
     settings = house.settings
-    stopping = asyncio.Event()
+    stopping, hurrying = asyncio.Event(), asyncio.Event()
+
+    def signalled() -> None:
+        (hurrying if stopping.is_set() else stopping).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    with _only_one(settings.home), _listening(settings.host, settings.port) as listener:
+        asyncio.get_running_loop().add_signal_handler(number, signalled)
+    with _only_one(settings.home), listening(settings.host, settings.port) as listener:
         async with running_app(house) as app:
             server = _Server(
                 uvicorn.Config(
-                    app,
+                    _quiet_when_cut_off(app),
                     lifespan="off",
                     access_log=False,
                     log_config=None,
                     server_header=False,
                     proxy_headers=False,
-                    timeout_graceful_shutdown=int(settings.drain_timeout_s),
+                    timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
                 )
             )
             url = _url(listener)
@@ -161,6 +199,10 @@ async def serve(house: House, *, started: Callable[[str], Coroutine[None, None, 
                 await _until_stopped(stopping, serving, beside)
                 server.should_exit = True
                 beside.cancel()
+                hurried = asyncio.create_task(hurrying.wait())
+                await asyncio.wait({serving, hurried}, return_when=asyncio.FIRST_COMPLETED)
+                server.force_exit = hurrying.is_set()
+                hurried.cancel()
                 await serving
             if beside.done() and not beside.cancelled():
                 beside.result()
@@ -177,31 +219,56 @@ async def _until_stopped(stopping: asyncio.Event, serving: asyncio.Task[None], b
     signalled.cancel()
 
 
+def _quiet_when_cut_off(app: ASGIApp) -> ASGIApp:
+    """The application, whose requests end without a trace in the log when a shutdown cuts them off."""
+
+    async def quiet(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError:
+            pass  # uvicorn closes the connection of an answer that has no end
+
+    return quiet
+
+
 @contextlib.contextmanager
 def _only_one(home: Path) -> Iterator[None]:
     """Hold the home folder's lock; the kernel frees it however this process ends."""
-    with (home / "up.lock").open("a+") as lock:
+    path = home / "up.lock"
+    try:
+        lock = path.open("a+")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
         except BlockingIOError:
             lock.seek(0)
             raise Conflict(
                 f"Another `tandem up` (process {lock.read().strip() or 'unknown'}) serves from {home}.",
                 remedy="Stop it first, or set TANDEM_HOME to another folder.",
             ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        except OSError as error:
+            raise _unwritable(path, error) from error
         yield
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that takes connections; they wait until somebody accepts them.
+
+    Raises:
+        Conflict: the port is taken, or the host is none of this machine.
+    """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(_BACKLOG)  # at once: until then another process could bind the same port
     except OSError as error:
         raise Conflict(
             f"Cannot listen on {host} port {port}: {error.strerror}.",
@@ -215,12 +282,22 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 def _noted(path: Path, url: str) -> Iterator[None]:
     """Leave word for other commands where this process answers."""
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"pid": os.getpid(), "url": url}))
-    part.replace(path)
+    try:
+        part.write_text(json.dumps({"pid": os.getpid(), "url": url}))
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> TandemError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageFull(f"{path} cannot be written: the disk is full.", remedy="Free some space and start again.")
+    return ConfigError(f"{path} cannot be written: {error.strerror}.", remedy="Check who owns it.")
 
 
 def _url(listener: socket.socket) -> str:

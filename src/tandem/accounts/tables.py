@@ -1,6 +1,6 @@
 """The tables of accounts, and for each the one query through which callers read it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,7 +33,7 @@ class Instant(sa.types.TypeDecorator[datetime]):
 
 def moment(passed_ms: int) -> datetime:
     """The aware datetime that many milliseconds after 1970-01-01 UTC."""
-    return datetime.fromtimestamp(passed_ms / 1000, UTC)
+    return _EPOCH + timedelta(milliseconds=passed_ms)
 
 
 def milliseconds(moment: datetime) -> int:

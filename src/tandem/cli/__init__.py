@@ -1,8 +1,10 @@
 """The `tandem` command: one thin file for each room."""
 
 import sys
+from typing import NoReturn
 
 import typer
+from rich.markup import escape
 
 import tandem
 from tandem.cli import demo, deploy, doctor, keys, models, up, usage
@@ -40,7 +42,13 @@ def main() -> None:
     try:
         app()
     except TandemError as error:
-        notes.print(f"[bold red]Error:[/] {error.message}", markup=True)
-        if error.remedy:
-            notes.print(error.remedy, markup=False)
-        sys.exit(1)
+        _fail(error.message, error.remedy)
+    except OSError as error:  # the disk or the network of this machine; a fault of ours has another type
+        _fail(f"{error}.", "Check the place that it names, its owner and its space.")
+
+
+def _fail(message: str, remedy: str) -> NoReturn:
+    notes.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+    if remedy:
+        notes.print(remedy, markup=False, soft_wrap=True)
+    sys.exit(1)

@@ -3,10 +3,11 @@
 import http.client
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, table
 from tandem.flows import deploy_version
@@ -67,16 +68,17 @@ def status(as_json: AsJson = False, quiet: Quiet = False) -> None:
     house = open_house()
     url = running_server(house.settings)
     deployments = house.deployments.deployments()
+    if url is None:  # what the table says of replicas is the last word of a server that was killed
+        deployments = [replace(deployment, replicas=()) for deployment in deployments]
     rows = [
         (
             deployment.name,
             deployment.version,
             deployment.engine,
             deployment.state if url else "not running",
-            f"{sum(replica.state is State.READY for replica in deployment.replicas) if url else 0}"
-            f"/{deployment.options.replicas}",
+            f"{sum(replica.state is State.READY for replica in deployment.replicas)}/{deployment.options.replicas}",
             sum(replica.restarts for replica in deployment.replicas) if url else "",
-            deployment.last_error if url else "",
+            escape(deployment.last_error),
         )
         for deployment in deployments
     ]

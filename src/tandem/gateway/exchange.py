@@ -78,7 +78,10 @@ class Exchange:
             return next(iter(self.tallies.values()))
         prompts: dict[int, Tally] = {}
         for index, tally in self.tallies.items():
-            prompts.setdefault(self.prompts[index], tally)
+            # Of an interrupted stream some choices may not have begun, and so know nothing of their prompt.
+            known = prompts.setdefault(self.prompts[index], tally)
+            if tally.prompt > known.prompt:
+                prompts[self.prompts[index]] = tally
         return Tally(
             prompt=sum(tally.prompt for tally in prompts.values()),
             cached=sum(tally.cached for tally in prompts.values()),

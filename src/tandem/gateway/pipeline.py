@@ -13,7 +13,7 @@ from tandem.gateway.meters import Meters
 from tandem.gateway.stages import call as engine
 from tandem.gateway.stages.check import check_task
 from tandem.kit import clock
-from tandem.kit.errors import EngineFailed, InvalidRequest, TandemError
+from tandem.kit.errors import EngineFailed, InvalidRequest, LimitExceeded, TandemError
 from tandem.serve import Route, Routes, Upstream
 from tandem.spec import Task
 
@@ -108,7 +108,11 @@ class Pipeline:
         route = self.routes.get(exchange.deployment)
         check_task(route, task, exchange.operation)
         upstream = self.routes.pick(route.name, affinity=affinity)
-        lease = self._limiter.admit(principal, tokens=tokens)
+        try:
+            lease = self._limiter.admit(principal, tokens=tokens)
+        except LimitExceeded:
+            exchange.rate_headers = self._limiter.headers(principal)
+            raise
         exchange.rate_headers = lease.headers
         try:
             entry = self._ledger.reserve(

@@ -6,12 +6,12 @@ clients of other versions send them; known fields of a wrong type are refused (`
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 MAX_CHOICES = 128  # prompts times choices, as OpenAI bounds n
 MAX_INPUTS = 2048  # inputs of one embeddings request, as OpenAI bounds them
 
+StopText = Annotated[str, Meta(min_length=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 # Several texts, one list of token ids, or several of those; which of them is looked at in `prepare`.
@@ -77,11 +77,11 @@ class Message(Struct, omit_defaults=True):
 
 
 class Function(Struct, omit_defaults=True):
-    """A function that the model may call; `parameters` is a JSON schema, passed on as it came."""
+    """A function that the model may call; `parameters` is a JSON schema."""
 
-    name: str
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
     description: str | None = None
-    parameters: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
@@ -92,11 +92,24 @@ class Tool(Struct):
     type: Literal["function"] = "function"
 
 
-class JsonSchema(Struct, omit_defaults=True):
-    """A named JSON schema, passed on as it came."""
+class FunctionName(Struct):
+    """The name of a function."""
 
+    name: str
+
+
+class NamedTool(Struct):
+    """The one tool that the model must call."""
+
+    function: FunctionName
+    type: Literal["function"] = "function"
+
+
+class JsonSchema(Struct):
+    """A named JSON schema."""
+
+    schema: dict[str, Any]
     name: str = "schema"
-    schema: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     description: str | None = None
     strict: bool | None = None
 
@@ -125,7 +138,7 @@ class Generation(Struct):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    stop: StopText | Annotated[list[StopText], Meta(max_length=4)] | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -151,7 +164,7 @@ class ChatRequest(Generation, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     # Known to OpenAI, changing the answer, and in no engine of ours yet: refused by name, never ignored.
     functions: Any = None
@@ -169,6 +182,11 @@ class ChatRequest(Generation, kw_only=True):
         """The most tokens that each choice may have; the newer name wins."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
+    @property
+    def alternatives(self) -> int:
+        """How many of the likeliest tokens the answer shows at each position."""
+        return self.top_logprobs or 0
+
 
 class CompletionRequest(Generation, kw_only=True):
     """`POST /completions`, with `suffix` for fill-in-the-middle."""
@@ -183,6 +201,11 @@ class CompletionRequest(Generation, kw_only=True):
     def token_limit(self) -> int:
         """The most tokens that each choice may have; 16 where none is given, as OpenAI documents."""
         return 16 if self.max_tokens is None else self.max_tokens
+
+    @property
+    def alternatives(self) -> int:
+        """How many of the likeliest tokens the answer shows at each position."""
+        return self.logprobs or 0
 
 
 class EmbeddingRequest(Struct, kw_only=True):

@@ -168,8 +168,13 @@ def _count(answer: EngineAnswer, tally: Tally) -> None:
         tally.take_usage(answer.usage)
     elif answer.timings is not None:
         tally.take_timings(answer.timings)
-    elif answer.choices and (answer.choices[0].delta is not None or answer.choices[0].text):
+    elif answer.choices and _says_something(answer.choices[0]):
         tally.completion += 1  # an engine that keeps no running count sends about one token in a chunk
+
+
+def _says_something(choice: EngineChoice) -> bool:
+    delta = choice.delta or _NO_TEXT
+    return bool(choice.text or delta.content or delta.tool_calls)
 
 
 def _stream_piece(index: int, answer: EngineAnswer, tally: Tally) -> Piece | None:

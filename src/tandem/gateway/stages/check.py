@@ -1,9 +1,21 @@
 """Refuse what the engine cannot do: every field that would change the answer is served or answered with 400."""
 
-from tandem.gateway.requests import AudioPart, ChatRequest, CompletionRequest, EmbeddingRequest, FilePart, ImagePart
+import msgspec
+
+from tandem.gateway.requests import (
+    AudioPart,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    FilePart,
+    ImagePart,
+    NamedTool,
+)
 from tandem.kit.errors import InvalidRequest, UnsupportedFeature
 from tandem.serve import Capabilities, Feature, Route
 from tandem.spec import Task
+
+_TOKEN_ID_DIGITS = 9  # no vocabulary is near a thousand million; engines ignore ids that they do not have
 
 # Known to OpenAI, changing the answer, and in no engine of ours yet.
 _NOT_BUILT = (
@@ -45,6 +57,7 @@ def check_chat(request: ChatRequest, capabilities: Capabilities) -> None:
     if request.logprobs and Feature.LOGPROBS not in features:
         raise _missing("'logprobs'", "logprobs")
     _check_tools(request, features)
+    _check_calls(request)
     _check_format(request, features)
     _check_parts(request, features)
     _check_sampling(request, features)
@@ -87,7 +100,7 @@ def _check_sampling(request: ChatRequest | CompletionRequest, features: frozense
     if request.logit_bias and Feature.LOGIT_BIAS not in features:
         raise _missing("'logit_bias'", "logit_bias")
     for token in request.logit_bias or ():
-        if not token.isascii() or not token.isdigit():
+        if not token.isascii() or not token.isdigit() or len(token) > _TOKEN_ID_DIGITS:
             raise InvalidRequest(f"'logit_bias' has the key {token!r}, which is no token id.", param="logit_bias")
     if request.seed is not None and Feature.SEED not in features:
         raise _missing("'seed'", "seed")
@@ -102,9 +115,12 @@ def _check_sampling(request: ChatRequest | CompletionRequest, features: frozense
 
 
 def _check_tools(request: ChatRequest, features: frozenset[Feature]) -> None:
-    chosen = isinstance(request.tool_choice, dict) or request.tool_choice not in {None, "none"}
-    if chosen and not request.tools:
+    choice = request.tool_choice
+    named = choice.function.name if isinstance(choice, NamedTool) else None
+    if choice not in (None, "none") and not request.tools:
         raise InvalidRequest("'tool_choice' needs 'tools'.", param="tool_choice")
+    if named is not None and all(tool.function.name != named for tool in request.tools or ()):
+        raise InvalidRequest(f"'tool_choice' names {named!r}, which is not among 'tools'.", param="tool_choice")
     if request.tools and Feature.TOOLS not in features:
         raise _missing(
             "'tools': the model's chat template has no place for them", "tools", "Deploy a model that knows tools."
@@ -119,6 +135,20 @@ def _check_format(request: ChatRequest, features: frozenset[Feature]) -> None:
         raise _missing(f"'response_format' of type {wanted.type!r}", "response_format")
     if wanted.type == "json_schema" and wanted.json_schema is None:
         raise InvalidRequest("'response_format' of type 'json_schema' needs 'json_schema'.", param="response_format")
+
+
+def _check_calls(request: ChatRequest) -> None:
+    """Templates write the calls of earlier turns as JSON; an engine fails on arguments that are none."""
+    for message in request.messages:
+        for call in message.tool_calls or ():
+            try:
+                msgspec.json.decode(call.function.arguments or "{}")
+            except (msgspec.DecodeError, RecursionError):
+                raise InvalidRequest(
+                    f"The arguments of the tool call {call.id!r} are not valid JSON.",
+                    remedy="Leave an unfinished call out.",
+                    param="messages",
+                ) from None
 
 
 def _check_parts(request: ChatRequest, features: frozenset[Feature]) -> None:

@@ -14,6 +14,7 @@ from tandem.gateway.requests import (
     Generation,
     Inputs,
     Message,
+    NamedTool,
 )
 from tandem.kit.errors import InvalidRequest
 
@@ -21,7 +22,9 @@ _encode = msgspec.json.Encoder().encode
 
 # Passed on by name when the client gave them.
 _SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias", "stop")
-_CHAT = ("response_format", "tools", "tool_choice", "parallel_tool_calls", "top_logprobs")
+_CHAT = ("response_format", "tools", "tool_choice", "parallel_tool_calls")
+
+_INT32_MAX = 2**31 - 1  # llama.cpp keeps limits in 32 bits and wraps larger ones round
 
 # What a completion counts at admission when the client set no limit; corrected when the answer is settled.
 _UNSTATED_COMPLETION_TOKENS = 256
@@ -33,7 +36,8 @@ def estimate_tokens(body: bytes, request: ChatRequest | CompletionRequest | Embe
     prompt = len(body) // _BYTES_PER_TOKEN + 1
     if isinstance(request, EmbeddingRequest):
         return prompt
-    return prompt + (request.n or 1) * (request.token_limit or _UNSTATED_COMPLETION_TOKENS)
+    choices = (request.n or 1) * _prompt_count(request)
+    return prompt + choices * (request.token_limit or _UNSTATED_COMPLETION_TOKENS)
 
 
 def prepare_chat(request: ChatRequest) -> list[EngineCall]:
@@ -43,8 +47,14 @@ def prepare_chat(request: ChatRequest) -> list[EngineCall]:
     for name in _CHAT:
         if (value := getattr(request, name)) is not None:
             fields[name] = value
+    if isinstance(request.tool_choice, NamedTool):
+        # Engines know no names here: the one tool is all there is, and it is required.
+        named = request.tool_choice.function.name
+        fields["tools"] = [tool for tool in request.tools or () if tool.function.name == named]
+        fields["tool_choice"] = "required"
     if request.logprobs:
-        fields["logprobs"] = True
+        # llama.cpp reads 0 as no log-probabilities at all, and an absent number as 20.
+        fields |= {"logprobs": True, "top_logprobs": max(request.alternatives, 1)}
     return [
         EngineCall(index, "/v1/chat/completions", _encode(_seeded(fields, request, index)))
         for index in range(request.n or 1)
@@ -61,7 +71,7 @@ def prepare_completion(request: CompletionRequest) -> list[EngineCall]:
         )
     fields = _sampling(request)
     if request.logprobs is not None:
-        fields["logprobs"] = max(request.logprobs, 1)  # 0 asks for the chosen token alone
+        fields["logprobs"] = max(request.alternatives, 1)  # 0 asks for the chosen token alone
     calls = []
     for prompt_index, prompt in enumerate(prompts):
         path, prompted = _prompted(prompt, request)
@@ -93,7 +103,7 @@ def _sampling(request: Generation) -> dict[str, Any]:
         if (value := getattr(request, name)) is not None:
             fields[name] = value
     if (limit := request.token_limit) is not None:
-        fields["max_tokens"] = limit
+        fields["max_tokens"] = min(limit, _INT32_MAX)
     if request.stream:
         fields |= {"stream": True, "stream_options": {"include_usage": True}, "timings_per_token": True}
     return fields
@@ -110,6 +120,8 @@ def _for_template(message: Message) -> Message:
     # Templates of open models know "system"; "developer" is OpenAI's newer name for the same turn.
     if message.role == "developer":
         return msgspec.structs.replace(message, role="system")
+    for call in message.tool_calls or ():
+        call.function.arguments = call.function.arguments or "{}"  # a call without arguments, as some clients write it
     return message
 
 
@@ -118,8 +130,15 @@ def _prompted(prompt: str | list[int], request: CompletionRequest) -> tuple[str,
         return "/v1/completions", {"prompt": prompt}
     if not isinstance(prompt, str):
         raise InvalidRequest("'suffix' needs the prompt as text.", param="suffix")
-    filled = {"input_prefix": prompt, "input_suffix": request.suffix, "n_predict": request.token_limit}
+    filled = {"input_prefix": prompt, "input_suffix": request.suffix, "n_predict": min(request.token_limit, _INT32_MAX)}
     return "/infill", filled
+
+
+def _prompt_count(request: ChatRequest | CompletionRequest) -> int:
+    prompt = request.prompt if isinstance(request, CompletionRequest) else None
+    if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], int):
+        return 1
+    return len(prompt)
 
 
 def _prompts(given: str | Inputs | None, *, name: str = "prompt") -> list[str | list[int]]:

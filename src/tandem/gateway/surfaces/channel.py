@@ -4,6 +4,7 @@ import asyncio
 
 from starlette.types import Message, Receive, Scope, Send
 
+from tandem.kit import clock
 from tandem.kit.errors import InvalidRequest, TooLarge
 
 Headers = list[tuple[bytes, bytes]]
@@ -16,12 +17,13 @@ class ClientGone(Exception):
 class Channel:
     """A client's connection for the length of one request."""
 
-    __slots__ = ("_receive", "_send", "_stall_s", "headers", "scope", "started")
+    __slots__ = ("_receive", "_send", "_stall_s", "headers", "scope", "started", "waiting_since_s")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, stall_s: float) -> None:
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.started = False
+        self.waiting_since_s: float | None = None
         self._receive = receive
         self._send = send
         self._stall_s = stall_s
@@ -64,8 +66,8 @@ class Channel:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def watched(self) -> "_Watch":
-        """A context that cancels the work inside as soon as the client leaves, and raises ClientGone then."""
-        return _Watch(self._receive)
+        """A context that cancels the work inside as soon as the client leaves or stalls, and raises ClientGone then."""
+        return _Watch(self, self._receive, stall_s=self._stall_s)
 
     async def respond(self, status: int, body: bytes, headers: Headers, *, kind: bytes = b"application/json") -> None:
         """A whole answer."""
@@ -101,11 +103,9 @@ class Channel:
 
     async def _write(self, message: Message) -> None:
         # The server takes what we send until 64 KiB wait for the client; then this waits for it to read.
-        try:
-            async with asyncio.timeout(self._stall_s):
-                await self._send(message)
-        except TimeoutError:
-            raise ClientGone from None
+        self.waiting_since_s = clock.monotonic_seconds()
+        await self._send(message)
+        self.waiting_since_s = None
 
     @staticmethod
     def _too_large(limit: int) -> TooLarge:
@@ -117,12 +117,14 @@ class Channel:
 
 
 class _Watch:
-    """Waits for the client's end beside the work that is done for it."""
+    """Beside the work for a client, waits for its end and for a write that it does not take."""
 
-    __slots__ = ("_gone", "_receive", "_task", "_watcher")
+    __slots__ = ("_channel", "_gone", "_receive", "_stall_s", "_task", "_timer", "_watcher")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, channel: Channel, receive: Receive, *, stall_s: float) -> None:
+        self._channel = channel
         self._receive = receive
+        self._stall_s = stall_s
         self._gone = False
 
     def __enter__(self) -> None:
@@ -130,9 +132,11 @@ class _Watch:
         assert task is not None, "an ASGI application runs in a task"
         self._task = task
         self._watcher = asyncio.create_task(self._watch())
+        self._look_later()
 
     def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
         self._watcher.cancel()
+        self._timer.cancel()
         if self._gone and kind is not None and issubclass(kind, asyncio.CancelledError):
             self._task.uncancel()
             raise ClientGone from None
@@ -140,5 +144,19 @@ class _Watch:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._leave()
+
+    def _look_later(self) -> None:
+        # One timer for the whole answer: a timeout around each write would cost as much as the write.
+        self._timer = asyncio.get_running_loop().call_later(self._stall_s / 4, self._look)
+
+    def _look(self) -> None:
+        since_s = self._channel.waiting_since_s
+        if since_s is not None and clock.monotonic_seconds() - since_s >= self._stall_s:
+            self._leave()
+        else:
+            self._look_later()
+
+    def _leave(self) -> None:
         self._gone = True
         self._task.cancel()

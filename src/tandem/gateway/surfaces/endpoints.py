@@ -2,9 +2,9 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -161,13 +161,18 @@ class GenerationEndpoint(Endpoint):
         with admission as admitted:
             self._kind.check(request, admitted.upstream.capabilities)
             calls = self._kind.prepare(request)
-            renderer = self._kind.renderer(exchange, admitted.route.version, include_usage=request.include_usage)
+            renderer = self._kind.renderer(
+                exchange,
+                admitted.route.version,
+                include_usage=request.include_usage,
+                alternatives=request.alternatives,
+            )
             if request.stream:
                 await self._stream(
                     channel,
                     exchange,
                     renderer,
-                    pieces=partial(self.pipeline.stream, exchange, admitted.upstream, calls),
+                    pieces=self.pipeline.stream(exchange, admitted.upstream, calls),
                     settle=admitted.settle,
                 )
                 return
@@ -181,14 +186,16 @@ class GenerationEndpoint(Endpoint):
         exchange: Exchange,
         renderer: Renderer,
         *,
-        pieces: Callable[[], Any],
+        pieces: AsyncGenerator[list[Piece], None],
         settle: Callable[[Outcome], None],
     ) -> None:
-        async for arrived in pieces():
-            if not channel.started:
-                # Only now is it certain that the engine took the request: before, an error has its own status.
-                await channel.start_stream(self._headers(exchange))
-            await channel.write(renderer.chunks(arrived))
+        # Closed here and not by the garbage collector: the engine stops before the entry is settled.
+        async with aclosing(pieces):
+            async for arrived in pieces:
+                if not channel.started:
+                    # Only now is it certain that the engine took the request: before, an error has its own status.
+                    await channel.start_stream(self._headers(exchange))
+                await channel.write(renderer.chunks(arrived))
         settle(Outcome.OK)
         await channel.write(renderer.end(exchange.usage()), last=True)
 
@@ -233,5 +240,7 @@ def decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
         raise InvalidRequest(
             f"Invalid value for '{path}': {reason}.", param=path or None, code="invalid_type"
         ) from None
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply.", code="invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The request body is not valid JSON: {error}.", code="invalid_json") from None

@@ -30,6 +30,14 @@ from tandem.spec import Task
 _API_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?|v1|preview|latest")
 
 
+class _Route(Route):
+    """A route whose `path` parameters take any character: a decoded URL may have line ends in it."""
+
+    def __init__(self, path: str, endpoint: Endpoint, *, methods: list[str] | None = None) -> None:
+        super().__init__(path, endpoint, methods=methods)
+        self.path_regex = re.compile(self.path_regex.pattern, re.DOTALL)
+
+
 class ModelsEndpoint(Endpoint):
     """The deployments as models: the list, or one of them."""
 
@@ -70,11 +78,10 @@ def surface_routes(pipeline: Pipeline, limits: Limits, *, region: str) -> list[B
     """All routes of all families, the busiest first."""
 
     def azure_headers(exchange: Exchange) -> Headers:
-        headers = [
-            (b"apim-request-id", exchange.id.encode()),
-            (b"x-ms-region", region.encode()),
-            (b"x-ms-deployment-name", exchange.deployment.encode("ascii", "replace")[:128]),
-        ]
+        headers = [(b"apim-request-id", exchange.id.encode()), (b"x-ms-region", region.encode())]
+        # A client can write anything into a path, line ends too.
+        if exchange.deployment.isascii() and exchange.deployment.isprintable():
+            headers.append((b"x-ms-deployment-name", exchange.deployment[:128].encode()))
         if exchange.client_request_id:
             headers.append((b"x-ms-client-request-id", exchange.client_request_id.encode("latin-1")))
         return headers
@@ -86,8 +93,8 @@ def surface_routes(pipeline: Pipeline, limits: Limits, *, region: str) -> list[B
     def models(surface: Surface, prefix: str, render: Callable[[Deployed], dict[str, object]]) -> list[BaseRoute]:
         endpoint = ModelsEndpoint(pipeline, surface, limits, render)
         return [
-            Route(f"{prefix}/models", endpoint, methods=["GET"]),
-            Route(f"{prefix}/models/{{model:path}}", endpoint, methods=["GET"]),
+            _Route(f"{prefix}/models", endpoint, methods=["GET"]),
+            _Route(f"{prefix}/models/{{model:path}}", endpoint, methods=["GET"]),
         ]
 
     def operations(surface: Surface, prefix: str) -> list[BaseRoute]:
@@ -95,9 +102,9 @@ def surface_routes(pipeline: Pipeline, limits: Limits, *, region: str) -> list[B
         completion = GenerationEndpoint(pipeline, surface, limits, COMPLETION)
         embedding = EmbeddingEndpoint(pipeline, surface, limits)
         return [
-            Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
-            Route(f"{prefix}/completions", completion, methods=["POST"]),
-            Route(f"{prefix}/embeddings", embedding, methods=["POST"]),
+            _Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
+            _Route(f"{prefix}/completions", completion, methods=["POST"]),
+            _Route(f"{prefix}/embeddings", embedding, methods=["POST"]),
         ]
 
     return [
@@ -108,13 +115,10 @@ def surface_routes(pipeline: Pipeline, limits: Limits, *, region: str) -> list[B
         *models(openai, "/v1", _openai_model),
         *models(azure_v1, "/openai/v1", _openai_model),
         *models(azure, "/openai", _azure_model),
-        Route("/v1/{rest:path}", UnknownEndpoint(pipeline, openai, limits), methods=_ALL_METHODS),
-        Route("/openai/v1/{rest:path}", UnknownEndpoint(pipeline, azure_v1, limits), methods=_ALL_METHODS),
-        Route("/openai/{rest:path}", UnknownEndpoint(pipeline, azure, limits), methods=_ALL_METHODS),
+        _Route("/v1/{rest:path}", UnknownEndpoint(pipeline, openai, limits)),
+        _Route("/openai/v1/{rest:path}", UnknownEndpoint(pipeline, azure_v1, limits)),
+        _Route("/openai/{rest:path}", UnknownEndpoint(pipeline, azure, limits)),
     ]
-
-
-_ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def _need_api_version(scope: Scope) -> None:

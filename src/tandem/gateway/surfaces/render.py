@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from tandem.gateway.exchange import Exchange, Piece, Tally
-from tandem.gateway.wire import Logprobs, ToolCallDelta
+from tandem.gateway.wire import Logprobs, TokenLogprob, ToolCallDelta
 from tandem.kit import ids
 
 _encode = msgspec.json.Encoder().encode
@@ -31,14 +31,47 @@ class _Choice(Struct):
     finish_reason: str | None = None
 
 
-class _Answer(Struct):
+class _Head(Struct):
+    """What is the same in all bytes of an answer; `choices` and `usage` are written behind it."""
+
     id: str
-    object: str
     created: int
     model: str
-    choices: list[_Choice]
     system_fingerprint: str
-    usage: dict[str, Any] | UnsetType | None = UNSET
+
+
+class _Frame:
+    """Writes the choices and the usage of one answer behind its head, which is encoded once."""
+
+    def __init__(
+        self, exchange: Exchange, version: str, *, prefix: str, kinds: tuple[bytes, bytes], include_usage: bool
+    ) -> None:
+        head = _Head(
+            id=exchange.id.replace("req_", prefix),
+            created=exchange.created,
+            model=exchange.deployment,
+            system_fingerprint=f"fp_{version}",
+        )
+        whole_kind, event_kind = kinds
+        self._whole_start = b'%b,"object":"%b","choices":' % (_encode(head)[:-1], whole_kind)
+        self._event_start = b'data: %b,"object":"%b","choices":[' % (_encode(head)[:-1], event_kind)
+        self._include_usage = include_usage
+        # With usage asked for, every chunk but the last says that it has none.
+        self._event_end = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+
+    def whole(self, choices: list[_Choice], used: Tally) -> bytes:
+        """The answer in one piece."""
+        return b'%b%b,"usage":%b}' % (self._whole_start, _encode(choices), _encode(usage_fields(used)))
+
+    def event(self, choice: _Choice) -> bytes:
+        """One choice as a server-sent event."""
+        return b"%b%b]%b" % (self._event_start, _encode(choice), self._event_end)
+
+    def end(self, used: Tally) -> bytes:
+        """The last events: the usage if it was asked for, and the end mark."""
+        if not self._include_usage:
+            return DONE
+        return b'%b],"usage":%b}\n\n%b' % (self._event_start, _encode(usage_fields(used)), DONE)
 
 
 def usage_fields(used: Tally) -> dict[str, Any]:
@@ -58,82 +91,84 @@ def usage_fields(used: Tally) -> dict[str, Any]:
 
 
 class ChatRenderer:
-    """Chat answers: `chat.completion` whole, `chat.completion.chunk` in a stream."""
+    """Chat answers: `chat.completion` whole, `chat.completion.chunk` in a stream.
 
-    def __init__(self, exchange: Exchange, version: str, *, include_usage: bool) -> None:
-        self._head = {
-            "id": exchange.id.replace("req_", "chatcmpl-"),
-            "created": exchange.created,
-            "model": exchange.deployment,
-            "system_fingerprint": f"fp_{version}",
-        }
-        self._usage: UnsetType | None = None if include_usage else UNSET
+    `alternatives` is how many of the likeliest tokens are shown at each position; engines may say more.
+    """
+
+    def __init__(self, exchange: Exchange, version: str, *, include_usage: bool, alternatives: int = 0) -> None:
+        self._frame = _Frame(
+            exchange,
+            version,
+            prefix="chatcmpl-",
+            kinds=(b"chat.completion", b"chat.completion.chunk"),
+            include_usage=include_usage,
+        )
+        self._alternatives = alternatives
         self._started: set[int] = set()
 
     def answer(self, pieces: Sequence[Piece], used: Tally) -> bytes:
         """The whole answer."""
         choices = [
-            _Choice(piece.index, message=_message(piece), logprobs=_chat_logprobs(piece), finish_reason=_reason(piece))
+            _Choice(piece.index, message=_message(piece), logprobs=self._logprobs(piece), finish_reason=_reason(piece))
             for piece in pieces
         ]
-        head: dict[str, Any] = self._head
-        return _encode(_Answer(object="chat.completion", choices=choices, usage=usage_fields(used), **head))
+        return self._frame.whole(choices, used)
 
     def chunks(self, pieces: Sequence[Piece]) -> bytes:
         """The pieces as events; each choice begins with its role."""
+        event = self._frame.event
         events = []
         for piece in pieces:
             if piece.index not in self._started:
                 self._started.add(piece.index)
-                events.append(self._event([_Choice(piece.index, delta=_Delta(role="assistant", content=""))]))
+                events.append(event(_Choice(piece.index, delta=_Delta(role="assistant", content=""))))
             if piece.text or piece.tool_calls or piece.logprobs:
                 # The role opened with an empty text, so an absent `content` adds nothing to it.
                 delta = _Delta(content=piece.text or None, tool_calls=piece.tool_calls)
-                events.append(self._event([_Choice(piece.index, delta=delta, logprobs=_chat_logprobs(piece))]))
+                events.append(event(_Choice(piece.index, delta=delta, logprobs=self._logprobs(piece))))
             if piece.finish_reason:
-                events.append(self._event([_Choice(piece.index, delta=_Delta(), finish_reason=piece.finish_reason)]))
+                events.append(event(_Choice(piece.index, delta=_Delta(), finish_reason=piece.finish_reason)))
         return b"".join(events)
 
     def end(self, used: Tally) -> bytes:
-        """The last events: the usage if it was asked for, and the end mark."""
-        if self._usage is UNSET:
-            return DONE
-        return self._event([], usage=usage_fields(used)) + DONE
+        """The last events."""
+        return self._frame.end(used)
 
-    def _event(self, choices: list[_Choice], usage: Any = UNSET) -> bytes:
-        head: dict[str, Any] = self._head
-        usage = self._usage if usage is UNSET else usage
-        return b"data: %b\n\n" % _encode(_Answer(object="chat.completion.chunk", choices=choices, usage=usage, **head))
+    def _logprobs(self, piece: Piece) -> Any:
+        if piece.logprobs is None:
+            return None
+        content = piece.logprobs.content or []
+        for token in content:
+            del token.top_logprobs[self._alternatives :]
+        return {"content": content, "refusal": None}
 
 
 class CompletionRenderer:
     """Text completions: `text_completion`, whole and in a stream, with the legacy form of log-probabilities."""
 
-    def __init__(self, exchange: Exchange, version: str, *, include_usage: bool) -> None:
-        self._head = {
-            "id": exchange.id.replace("req_", "cmpl-"),
-            "created": exchange.created,
-            "model": exchange.deployment,
-            "system_fingerprint": f"fp_{version}",
-        }
-        self._usage: UnsetType | None = None if include_usage else UNSET
+    def __init__(self, exchange: Exchange, version: str, *, include_usage: bool, alternatives: int = 0) -> None:
+        self._frame = _Frame(
+            exchange,
+            version,
+            prefix="cmpl-",
+            kinds=(b"text_completion", b"text_completion"),
+            include_usage=include_usage,
+        )
+        self._alternatives = alternatives
         self._offsets: dict[int, int] = {}
 
     def answer(self, pieces: Sequence[Piece], used: Tally) -> bytes:
         """The whole answer."""
-        choices = [self._choice(piece, _reason(piece)) for piece in pieces]
-        head: dict[str, Any] = self._head
-        return _encode(_Answer(object="text_completion", choices=choices, usage=usage_fields(used), **head))
+        return self._frame.whole([self._choice(piece, _reason(piece)) for piece in pieces], used)
 
     def chunks(self, pieces: Sequence[Piece]) -> bytes:
         """The pieces as events."""
-        return b"".join([self._event([self._choice(piece, piece.finish_reason)]) for piece in pieces])
+        return b"".join([self._frame.event(self._choice(piece, piece.finish_reason)) for piece in pieces])
 
     def end(self, used: Tally) -> bytes:
-        """The last events: the usage if it was asked for, and the end mark."""
-        if self._usage is UNSET:
-            return DONE
-        return self._event([], usage=usage_fields(used)) + DONE
+        """The last events."""
+        return self._frame.end(used)
 
     def _choice(self, piece: Piece, reason: str | None) -> _Choice:
         logprobs = self._logprobs(piece.index, piece.logprobs) if piece.logprobs else None
@@ -150,14 +185,14 @@ class CompletionRenderer:
         return {
             "tokens": [token.token for token in content],
             "token_logprobs": [token.logprob for token in content],
-            "top_logprobs": [{top.token: top.logprob for top in token.top_logprobs} for token in content],
+            "top_logprobs": [self._top_logprobs(token) for token in content],
             "text_offset": offsets,
         }
 
-    def _event(self, choices: list[_Choice], usage: Any = UNSET) -> bytes:
-        head: dict[str, Any] = self._head
-        usage = self._usage if usage is UNSET else usage
-        return b"data: %b\n\n" % _encode(_Answer(object="text_completion", choices=choices, usage=usage, **head))
+    def _top_logprobs(self, token: TokenLogprob) -> dict[str, float]:
+        """The likeliest tokens and the chosen one, so one more than were asked for where it is not among them."""
+        likeliest = {top.token: top.logprob for top in token.top_logprobs[: self._alternatives]}
+        return likeliest | {token.token: token.logprob}
 
 
 def render_embeddings(exchange: Exchange, vectors: Sequence[list[float]], *, as_base64: bool) -> bytes:
@@ -191,12 +226,6 @@ def _message(piece: Piece) -> dict[str, Any]:
             for call in piece.tool_calls
         ]
     return message
-
-
-def _chat_logprobs(piece: Piece) -> Any:
-    if piece.logprobs is None:
-        return None
-    return {"content": piece.logprobs.content, "refusal": None}
 
 
 def _reason(piece: Piece) -> str:

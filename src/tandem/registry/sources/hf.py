@@ -96,7 +96,7 @@ class HubSource:
                         expected=file.expected,
                     )
                 before += dest.stat().st_size
-                report(0, None)
+                progress("download", before, total)
         gguf = folder / "model.gguf"
         return Fetched(path=gguf if gguf.exists() else folder, ours=True)
 
