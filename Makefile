@@ -12,7 +12,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo up test lint fmt types arch bench bench-gateway bench-serving map docs constraints \
+.PHONY: help setup demo up test lint fmt types arch bench bench-litellm bench-gateway bench-serving map docs constraints \
   system-packages clean
 
 help: ## list the verbs
@@ -45,6 +45,11 @@ arch: setup ## check the storeys of the house
 	@$(BIN)/lint-imports
 
 bench: bench-gateway bench-serving ## run all benchmarks
+
+bench-litellm: setup ## install LiteLLM's proxy in an environment of its own, for bench-gateway to measure beside ours
+	@test -x .bench/litellm/bin/python || $(BIN)/python -m venv .bench/litellm
+	@.bench/litellm/bin/python -m pip install --quiet --upgrade pip
+	@.bench/litellm/bin/python -m pip install --quiet 'litellm[proxy]==1.106.2'
 
 bench-gateway: setup ## measure the gateway against a bare pass-through, nginx and LiteLLM
 	@$(BIN)/python benchmarks/bench_gateway.py

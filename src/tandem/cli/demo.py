@@ -25,7 +25,7 @@ def demo(host: Host = None, port: Port = None) -> None:
     if importlib.util.find_spec("openai") is None:  # said before anything is downloaded
         raise MissingPrerequisite("The demo talks through the openai package.", remedy="pip install openai")
     house = open_house(host=host, port=port)
-    setup_logging(level="warning", format=house.settings.log_format)
+    setup_logging("warning", house.settings.log_format, secrets=[house.settings.hub_token])
     _step("1/4", "Get a language model and an encoder for embeddings")
     for name in ("starter", "encoder"):
         version = pull_with_progress(house, name)

@@ -1,7 +1,9 @@
 """`tandem deploy`, `undeploy` and `status`: which names clients call, and what runs for them."""
 
+import contextlib
 import http.client
 import json
+import os
 import time
 from dataclasses import asdict, replace
 from typing import Annotated, Any
@@ -48,12 +50,13 @@ def deploy(
     deployment = deploy_version(
         house.registry, house.deployments, name, ref=model or name, engine=engine, options=options
     )
-    shown = f"{name} is bound to {deployment.version}. `tandem up` serves it."
-    if running_server(house.settings):
-        shown = f"{name} is bound to {deployment.version}."
-        if wait:
-            deployment = _wait_until_ready(house, deployment)
-            shown = f"{name} serves {deployment.version}."
+    shown = f"{name} is bound to {deployment.version}."
+    if running_server(house.settings) is None:
+        deployment = replace(deployment, replicas=())  # the last word of a server that was killed
+        shown += " `tandem up` serves it."
+    elif wait:
+        deployment = _wait_until_ready(house, deployment)
+        shown = f"{name} serves {deployment.version}."
     emit(_fields(deployment), as_json=as_json, quiet=quiet, bare=deployment.name, shown=shown)
 
 
@@ -96,12 +99,25 @@ def status(as_json: AsJson = False, quiet: Quiet = False) -> None:
 def running_server(settings: Settings) -> str | None:
     """The base URL of the server that runs from this home, or None."""
     try:
-        url = str(json.loads((settings.home / "server.json").read_text())["url"])
-        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
-        connection.request("GET", "/health")
-        return url if connection.getresponse().status == 200 else None
-    except (OSError, ValueError, KeyError, http.client.HTTPException):
+        noted = json.loads((settings.home / "server.json").read_text())
+        if not _is_alive(int(noted["pid"])):
+            return None  # it was killed, and another program may have its port by now
+        url = str(noted["url"])
+        with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)) as connection:
+            connection.request("GET", "/health")
+            return url if connection.getresponse().status == 200 else None
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         return None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
 
 
 def _wait_until_ready(house: House, wanted: Deployment) -> Deployment:

@@ -1,21 +1,21 @@
 """`tandem doctor`: what is missing here, and how to mend it."""
 
 import importlib.util
+import os
 import shutil
-import socket
 import sys
-from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import typer
-from sqlalchemy import text
+from rich.markup import escape
+from sqlalchemy import make_url
 
 from tandem.cli.context import AsJson, Quiet, emit, table
 from tandem.cli.deploy import running_server
 from tandem.kit.config import Settings, load_settings
-from tandem.kit.db import Database
-from tandem.kit.errors import TandemError
-from tandem.server import House
+from tandem.kit.errors import Conflict, TandemError
+from tandem.server import House, listening
 
 _GIB = 1024**3
 _LOW_DISK_BYTES = 2 * _GIB  # the starter, the encoder and a day's logs fit in less
@@ -35,7 +35,7 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
     findings = look()
     shown = table(
         ("", "check", "found", "remedy"),
-        [(_SIGNS[finding.state], finding.check, finding.found, finding.remedy) for finding in findings],
+        [(_SIGNS[state], check, escape(found), escape(remedy)) for check, state, found, remedy in findings],
         empty="",
     )
     broken = [finding for finding in findings if finding.state == "broken"]
@@ -55,9 +55,14 @@ def look() -> list[Finding]:
         settings = load_settings()
     except TandemError as error:
         return [*findings, Finding("settings", "broken", error.message, error.remedy)]
-    findings.append(Finding("settings", "ok", f"home is {settings.home}"))
-    checks: tuple[Callable[[Settings], Finding], ...] = (_disk, _database, _port, _deployments)
-    return [*findings, *(check(settings) for check in checks)]
+    return [
+        *findings,
+        Finding("settings", "ok", f"home is {settings.home}"),
+        _home(settings),
+        _disk(settings),
+        *_database(settings),
+        _port(settings),
+    ]
 
 
 def _python() -> Finding:
@@ -72,10 +77,17 @@ def _engine() -> Finding:
     return Finding("llama.cpp engine", "ok", "xllamacpp is installed")
 
 
+def _home(settings: Settings) -> Finding:
+    folder = _nearest(settings.home)
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        return Finding("home", "ok", "can be written" if folder == settings.home else "not made yet")
+    return Finding(
+        "home", "broken", f"{folder} cannot be written", "Set TANDEM_HOME to a folder that you may write to."
+    )
+
+
 def _disk(settings: Settings) -> Finding:
-    folder = settings.home
-    while not folder.exists():
-        folder = folder.parent
+    folder = _nearest(settings.home)
     free = shutil.disk_usage(folder).free
     found = f"{free / _GIB:.1f} GiB free at {folder}"
     if free < _LOW_DISK_BYTES:
@@ -83,37 +95,52 @@ def _disk(settings: Settings) -> Finding:
     return Finding("disk", "ok", found)
 
 
-def _database(settings: Settings) -> Finding:
-    if settings.sqlalchemy_url.startswith("sqlite") and not (settings.home / "tandem.db").exists():
-        return Finding("database", "ok", "SQLite, not made yet")
+def _nearest(folder: Path) -> Path:
+    """The folder, or the first one above it that is there."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+
+
+def _database(settings: Settings) -> list[Finding]:
+    """The database, and what it binds."""
     try:
-        db = Database(settings.sqlalchemy_url)
-        db.run_sync(lambda connection: connection.execute(text("SELECT 1")))
+        if _is_to_be_made(settings.sqlalchemy_url):
+            return [Finding("database", "ok", "SQLite, not made yet")]
+        house = House.as_it_is(settings)
+        kind = "SQLite" if house.db.is_sqlite else "PostgreSQL"
+        is_migrated = house.db.is_migrated()
     except TandemError as error:
-        return Finding("database", "broken", error.message, error.remedy)
-    return Finding("database", "ok", "SQLite" if db.is_sqlite else "answers")
+        return [Finding("database", "broken", error.message, error.remedy)]
+    if not is_migrated:
+        return [Finding("database", "ok", f"{kind}, of an older version; the next command brings it up to date")]
+    try:
+        return [Finding("database", "ok", kind), _deployments(house)]
+    finally:
+        house.db.close()
+
+
+def _is_to_be_made(url: str) -> bool:
+    """Whether it is SQLite's, without a file or with an empty one; to connect would make or fill it."""
+    if not url.startswith("sqlite"):
+        return False
+    path = Path(make_url(url).database or "")
+    return not path.exists() or path.stat().st_size == 0
+
+
+def _deployments(house: House) -> Finding:
+    try:
+        bound = house.deployments.deployments()
+        for deployment in bound:
+            house.registry.file(deployment.digest)
+    except TandemError as error:
+        return Finding("deployments", "broken", error.message, error.remedy)
+    return Finding("deployments", "ok", f"{len(bound)} bound, their files are whole")
 
 
 def _port(settings: Settings) -> Finding:
     if url := running_server(settings):
         return Finding("server", "ok", f"serves at {url}")
-    with socket.socket() as probe:
-        if probe.connect_ex((settings.host, settings.port)) == 0:
-            return Finding(
-                "server",
-                "warning",
-                f"another program has port {settings.port}",
-                "Use `tandem up --port 0`, or set port in tandem.toml.",
-            )
-    return Finding("server", "ok", "not running; `tandem up` starts it")
-
-
-def _deployments(settings: Settings) -> Finding:
     try:
-        house = House.open(settings)
-        bound = house.deployments.deployments()
-        for deployment in bound:
-            house.registry.path(house.registry.resolve(deployment.version))
-    except TandemError as error:
-        return Finding("deployments", "broken", error.message, error.remedy)
-    return Finding("deployments", "ok", f"{len(bound)} bound, their files are whole")
+        with listening(settings.host, settings.port):
+            return Finding("server", "ok", "not running; `tandem up` starts it")
+    except Conflict as error:
+        return Finding("server", "warning", error.message, error.remedy)

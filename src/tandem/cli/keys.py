@@ -1,5 +1,6 @@
 """`tandem keys`: make, list and revoke keys."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +33,7 @@ def create(
         as_json=as_json,
         quiet=quiet,
         bare=secret,
-        shown=f"{secret}\nKeep it: it is not shown again. ({key.role} key {escape(key.name)}, {key.id})",
+        shown=f"{secret}\nKeep it: it is not shown again. ({key.role} key {escape(key.name)})",
     )
 
 
@@ -50,7 +51,7 @@ def list_keys(
         found += (key for key in page if everything or key.is_active)
         page = keyring.keys(limit=_PAGE, after=page[-1].id)
     rows = [
-        (escape(key.name), key.prefix, key.role, _shown(key.limits), f"{key.created_at:%Y-%m-%d}", key.id)
+        (escape(key.name), key.prefix, key.role, _shown(key.limits), _day(key.created_at), _day(key.revoked_at))
         for key in found
     ]
     emit(
@@ -59,7 +60,7 @@ def list_keys(
         quiet=quiet,
         bare=[key.name for key in found],
         shown=table(
-            ("name", "key", "role", "limits", "created", "id"),
+            ("name", "key", "role", "limits", "created", "revoked"),
             rows,
             empty="There are no keys yet: `tandem keys create --name NAME` makes one.",
         ),
@@ -94,6 +95,10 @@ def _fields(key: Key) -> dict[str, Any]:
         "created_at": key.created_at.isoformat(),
         "revoked_at": key.revoked_at and key.revoked_at.isoformat(),
     }
+
+
+def _day(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d}" if moment else ""
 
 
 def _shown(limits: Limits) -> str:

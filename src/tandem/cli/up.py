@@ -17,7 +17,7 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a fre
 def up(host: Host = None, port: Port = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Serve the deployments behind the OpenAI and the Azure OpenAI API, until Ctrl-C."""
     house = open_house(host=host, port=port)
-    setup_logging(level=house.settings.log_level, format=house.settings.log_format)
+    setup_logging(house.settings.log_level, house.settings.log_format, secrets=[house.settings.hub_token])
 
     async def started(url: str) -> None:
         emit({"url": url}, as_json=as_json, quiet=quiet, bare=url, shown=_welcome(house, url))

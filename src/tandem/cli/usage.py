@@ -33,7 +33,7 @@ def usage(
         shown=table(
             (heading, "requests", "failed", "prompt", "cached", "completion"),
             map(_cells, rows),
-            empty=f"Nothing was used since {since}.",
+            empty=f"Nothing was used in this time (--since {since}).",
         ),
     )
 

@@ -1,11 +1,13 @@
 """Conversion of BERT sentence encoders (all-MiniLM and its like) from a Hugging Face folder to GGUF."""
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from gguf import MODEL_ARCH, GGUFWriter, PoolingType, TokenType, get_tensor_name_map
 
 from tandem.formats.gguf_writing import FILE_TYPES, add_weights, gguf_writing
-from tandem.formats.hf_folder import HFFolder
+from tandem.formats.hf_folder import Count, HFFolder, Layers
 from tandem.kit.errors import IntegrityError
 
 ARCHITECTURE = "BertModel"
@@ -19,6 +21,25 @@ _SPECIAL = {
 }
 
 
+class _Config(msgspec.Struct):
+    """`config.json` as far as a conversion needs it."""
+
+    vocab_size: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Layers
+    num_attention_heads: Count
+    max_position_embeddings: Count
+    layer_norm_eps: float
+    hidden_act: str
+    type_vocab_size: Count = 1
+    position_embedding_type: str | None = "absolute"
+
+
+class _Tokenizer(msgspec.Struct):
+    do_lower_case: bool | None = True
+
+
 def convert_bert(folder: HFFolder, dest: Path, *, name: str, kind: str = "f16") -> Path:
     """Write the encoder in `folder` to the GGUF file `dest` with weights of `kind` (f32, f16, bf16, q8_0).
 
@@ -26,14 +47,15 @@ def convert_bert(folder: HFFolder, dest: Path, *, name: str, kind: str = "f16") 
         UnsupportedFeature: it is another model, a cased one, or has another pooling than mean or first token.
         IntegrityError: a file of the folder is damaged.
     """
-    _check(folder)
-    tokens = _vocabulary(folder)
+    config = _checked_config(folder)
+    tokens = _vocabulary(folder, config.vocab_size)
     with gguf_writing(dest, architecture="bert") as writer:
         writer.add_name(name)
         writer.add_file_type(FILE_TYPES[kind][0])
-        _add_shape(writer, folder)
-        _add_tokenizer(writer, tokens, token_types=int(folder.config.get("type_vocab_size", 1)))
-        names = get_tensor_name_map(MODEL_ARCH.BERT, folder.need("num_hidden_layers", int))
+        _add_shape(writer, config)
+        writer.add_pooling_type(_pooling(folder))
+        _add_tokenizer(writer, tokens, token_types=config.type_vocab_size)
+        names = get_tensor_name_map(MODEL_ARCH.BERT, config.num_hidden_layers)
         for key in folder.weights.entries:
             plain = key.removeprefix("bert.")
             if plain in _UNUSED:
@@ -47,21 +69,21 @@ def convert_bert(folder: HFFolder, dest: Path, *, name: str, kind: str = "f16") 
     return dest
 
 
-def _check(folder: HFFolder) -> None:
-    config = folder.config
+def _checked_config(folder: HFFolder) -> _Config:
     if folder.architecture != ARCHITECTURE:
         raise folder.refuse(f"its architecture is {folder.architecture}, not {ARCHITECTURE}")
-    if config.get("position_embedding_type", "absolute") != "absolute":
+    config = folder.read("config.json", _Config)
+    if config.position_embedding_type not in {None, "absolute"}:
         raise folder.refuse("its positions are not absolute")
-    if config.get("hidden_act") != "gelu":
-        raise folder.refuse(f"its activation is {config.get('hidden_act')}, not gelu")
-    if not folder.tokenizer_config.get("do_lower_case", True):
+    if config.hidden_act != "gelu":
+        raise folder.refuse(f"its activation is {config.hidden_act}, not gelu")
+    if folder.has("tokenizer_config.json") and not folder.read("tokenizer_config.json", _Tokenizer).do_lower_case:
         raise folder.refuse("it is a cased model, and llama.cpp's WordPiece always lowers the case")
+    return config
 
 
-def _vocabulary(folder: HFFolder) -> list[str]:
+def _vocabulary(folder: HFFolder, size: int) -> list[str]:
     tokens = folder.text("vocab.txt").removesuffix("\n").split("\n")
-    size = folder.need("vocab_size", int)
     missing = set(_SPECIAL.values()) - set(tokens)
     if len(tokens) != size or missing:
         raise IntegrityError(
@@ -71,23 +93,22 @@ def _vocabulary(folder: HFFolder) -> list[str]:
     return tokens
 
 
-def _add_shape(writer: GGUFWriter, folder: HFFolder) -> None:
-    writer.add_vocab_size(folder.need("vocab_size", int))
-    writer.add_context_length(folder.need("max_position_embeddings", int))
-    writer.add_embedding_length(folder.need("hidden_size", int))
-    writer.add_feed_forward_length(folder.need("intermediate_size", int))
-    writer.add_block_count(folder.need("num_hidden_layers", int))
-    writer.add_head_count(folder.need("num_attention_heads", int))
-    writer.add_layer_norm_eps(folder.need("layer_norm_eps", float))
+def _add_shape(writer: GGUFWriter, config: _Config) -> None:
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_layer_norm_eps(config.layer_norm_eps)
     writer.add_causal_attention(False)
-    writer.add_pooling_type(_pooling(folder))
 
 
 def _pooling(folder: HFFolder) -> PoolingType:
     """Sentence-transformers keeps the pooling in a folder of its own; without one, the mean is the custom."""
     if not folder.has("1_Pooling/config.json"):
         return PoolingType.MEAN
-    modes = {key for key, value in folder.json("1_Pooling/config.json").items() if value is True}
+    modes = {key for key, value in folder.read("1_Pooling/config.json", dict[str, Any]).items() if value is True}
     if "pooling_mode_mean_tokens" in modes:
         return PoolingType.MEAN
     if "pooling_mode_cls_token" in modes:

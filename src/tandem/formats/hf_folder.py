@@ -1,14 +1,20 @@
 """A Hugging Face model folder: its JSON files, its one weights file, and refusals of what cannot be used."""
 
-import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
+
+import msgspec
 
 from tandem.formats.safetensors_file import SafetensorsFile
 from tandem.kit.errors import IntegrityError, NotFound, UnsupportedFeature
 
 T = TypeVar("T")
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+"""A size in a configuration."""
+Layers = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+"""A number of layers; tables are made of this length before the weights are looked at."""
 
 MAX_JSON_BYTES = 64 * 2**20  # the largest tokenizer.json files have 35 MB
 WEIGHTS = "model.safetensors"
@@ -24,27 +30,20 @@ FOLDER_FILES = (
 """All files that a conversion reads; nothing else of a model needs to be fetched."""
 
 
+class _Kind(msgspec.Struct):
+    architectures: list[str] = msgspec.field(default_factory=list)
+
+
 class HFFolder:
     """A folder with `config.json`, `model.safetensors` and tokenizer files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @property
+    @cached_property
     def architecture(self) -> str:
         """The model class that wrote the folder, such as `LlamaForCausalLM`."""
-        names = self.config.get("architectures") or ["unknown"]
-        return str(names[0])
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """`config.json`."""
-        return self.json("config.json")
-
-    @cached_property
-    def tokenizer_config(self) -> dict[str, Any]:
-        """`tokenizer_config.json`, empty where there is none."""
-        return self.json("tokenizer_config.json") if self.has("tokenizer_config.json") else {}
+        return next(iter(self.read("config.json", _Kind).architectures), "unknown")
 
     @cached_property
     def weights(self) -> SafetensorsFile:
@@ -83,33 +82,18 @@ class HFFolder:
         except UnicodeDecodeError as error:
             raise IntegrityError(f"{path} is not UTF-8 text.", remedy="Fetch it again.") from error
 
-    def json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the folder that holds one object.
+    def read(self, name: str, kind: type[T]) -> T:
+        """A JSON file of the folder as a struct; unknown keys are ignored.
 
         Raises:
-            NotFound, IntegrityError: as `text`, and where it is no such JSON.
+            NotFound, IntegrityError: as `text`, and where it is not JSON or not of this shape.
         """
         try:
-            value = json.loads(self.text(name))
-        except (ValueError, RecursionError) as error:
-            raise IntegrityError(f"{self.path / name} is not JSON.", remedy="Fetch it again.") from error
-        if not isinstance(value, dict):
-            raise IntegrityError(f"{self.path / name} is not a JSON object.", remedy="Fetch it again.")
-        return value
-
-    def need(self, key: str, kind: type[T]) -> T:
-        """A value of `config.json`.
-
-        Raises:
-            IntegrityError: it is missing or of another type.
-        """
-        value = self.config.get(key)
-        if isinstance(value, bool) or not isinstance(value, kind):
+            return msgspec.json.decode(self.text(name), type=kind)
+        except (msgspec.DecodeError, RecursionError) as error:
             raise IntegrityError(
-                f"{self.path / 'config.json'} has {key} = {value!r}; a {kind.__name__} is needed.",
-                remedy="Fetch the model again.",
-            )
-        return value
+                f"{self.path / name} is not what it should be: {error}.", remedy="Fetch it again."
+            ) from error
 
     def refuse(self, what: str) -> UnsupportedFeature:
         """The error for a model that is sound and not supported."""

