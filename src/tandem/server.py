@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tandem.accounts import Keyring, Ledger, Limiter
-from tandem.api import Platform, api_routes
+from tandem.api import Platform, StateCollector, api_routes
 from tandem.gateway import Limits, Meters, Pipeline, surface_routes
 from tandem.kit.blobs import Blobs
 from tandem.kit.config import Settings
@@ -74,7 +74,7 @@ class House:
         return cls(
             settings=settings,
             db=db,
-            registry=Registry(db, Blobs(settings.blobs_url)),
+            registry=Registry(db, Blobs(settings.blobs_url, cache=settings.home / "cache" / "blobs")),
             keyring=Keyring(db, cache_s=settings.key_cache_s, grace_s=settings.key_grace_s),
             deployments=Deployments(db),
         )
@@ -97,6 +97,7 @@ async def running_app(
         segment_bytes=settings.journal_segment_bytes,
         fsync=settings.journal_fsync,
     )
+    meters.registry.register(StateCollector(routes, ledger))
     controller = Controller(
         house.deployments,
         routes,
@@ -263,18 +264,19 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     Raises:
         Conflict: the port is taken, or the host is none of this machine.
     """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, proto)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)  # at once: until then another process could bind the same port
-    except OSError as error:
-        raise Conflict(
-            f"Cannot listen on {host} port {port}: {error.strerror}.",
-            remedy="Choose another with --host and --port; --port 0 takes a free one.",
-        ) from error
-    with listener:
+    with contextlib.ExitStack() as stack:
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listener = stack.enter_context(socket.socket(family, kind, proto))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)  # at once: until then another process could bind the same port
+        except (OSError, UnicodeError) as error:  # the latter for what cannot be a host's name
+            cause = error.strerror if isinstance(error, OSError) else error
+            raise Conflict(
+                f"Cannot listen on {host} port {port}: {cause}.",
+                remedy="Choose another with --host and --port; --port 0 takes a free one.",
+            ) from error
         yield listener
 
 

@@ -10,7 +10,7 @@ from tests.faults.program import Home, Prepared, prepare
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """The home to copy; nobody runs anything in it."""
-    return prepare(tmp_path_factory.mktemp("prepared"))
+    return prepare(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import openai
 import pytest
 from openai import _base_client
+from openai.types.chat import ChatCompletionChunk
 
 from tandem.serve import State
 from tandem.serve.engines.fake_script import Faults
@@ -33,9 +34,7 @@ def failing(fake: Served) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    "key", ["tk_0000000000000000000000000000000000000000000", "x", "ключ".encode().decode("latin-1")]
-)
+@pytest.mark.parametrize("key", ["tk-" + "0" * 43, "x", "x" * 2000], ids=["ours", "short", "long"])
 def test_a_wrong_key(fake: Served, family: str, key: str) -> None:
     with sync_client(fake, family, api_key=key) as client, pytest.raises(openai.AuthenticationError) as caught:
         client.chat.completions.create(model="tiny", messages=said("x"))
@@ -70,6 +69,7 @@ def test_either_header_carries_the_key(fake: Served) -> None:
         assert fake.request("GET", path, authorization=f"bearer {fake.key}").status == 200
         assert fake.request("GET", path, authorization="").status == 401
         assert fake.request("GET", path, authorization=f"Basic {fake.key}").status == 401
+        assert fake.request("GET", path, authorization="Bearer \xe9\xff").status == 401
 
 
 def test_an_unknown_model(client: openai.OpenAI) -> None:
@@ -84,6 +84,18 @@ def test_an_unknown_model(client: openai.OpenAI) -> None:
             call()
         azure = isinstance(client, openai.AzureOpenAI) or "/openai/v1" in str(client.base_url)
         assert caught.value.code == ("DeploymentNotFound" if azure else "model_not_found")
+
+
+@pytest.mark.parametrize("family", ["/v1", "/openai/v1"])
+@pytest.mark.parametrize("model", [{}, {"model": None}, {"model": ""}])
+def test_a_missing_model(fake: Served, family: str, model: dict[str, str]) -> None:
+    for path, body in (
+        ("chat/completions", {"messages": said("x")}),
+        ("completions", {"prompt": "x"}),
+        ("embeddings", {"input": "x"}),
+    ):
+        error = fake.request("POST", f"{family}/{path}", {**body, **model}).json["error"]
+        assert (error["param"], error["code"]) == ("model", "missing_required_parameter")
 
 
 @pytest.mark.parametrize(
@@ -284,28 +296,37 @@ def test_a_refused_request_is_not_tried_again(fake: Served, waits: list[float]) 
 @pytest.mark.parametrize("fault", ["drop", "malformed"])
 def test_an_engine_that_breaks_in_the_middle_of_a_stream(fake: Served, family: str, fault: str) -> None:
     heard = []
-    with sync_client(fake, family) as client, pytest.raises(openai.APIError) as caught:
+
+    def listen(stream: openai.Stream[ChatCompletionChunk]) -> None:
+        for chunk in stream:
+            heard.extend(choice.delta.content for choice in chunk.choices if choice.delta.content)
+
+    with sync_client(fake, family) as client:
         raw = client.chat.completions.with_raw_response.create(
             model="tiny", messages=said(f"fake:{fault}=2 one two three"), stream=True
         )
-        for chunk in raw.parse():
-            heard += [choice.delta.content for choice in chunk.choices if choice.delta.content]
+        with pytest.raises(openai.APIError) as caught:
+            listen(raw.parse())
     assert heard == ["one", " two"]
     assert "engine" in caught.value.message
     event = fake.settled(raw.headers["x-request-id"])
     assert (event.outcome, event.completion_tokens) == ("engine_failed", 2)
 
 
-@pytest.mark.parametrize("operation", ["chat", "completion", "infill"])
-def test_an_engine_that_breaks_before_its_answer(fake: Served, operation: str) -> None:
-    with sync_client(fake) as client, pytest.raises(openai.InternalServerError, match="engine") as caught:
-        if operation == "chat":
-            client.chat.completions.create(model="tiny", messages=said("fake:drop=0 x"), n=3)
-        elif operation == "completion":
-            client.completions.create(model="tiny", prompt="fake:drop=0 x", stream=True)
-        else:
-            client.completions.create(model="fim", prompt="fake:fail x", suffix="y")
-    assert (caught.value.status_code, caught.value.code) == (503, "engine_failed")
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("chat/completions", {"model": "tiny", "messages": said("fake:drop=0 x"), "n": 3}),
+        ("chat/completions", {"model": "tiny", "messages": said("fake:fail x"), "stream": True}),
+        ("completions", {"model": "tiny", "prompt": "fake:drop=0 x", "stream": True}),
+        ("completions", {"model": "tiny", "prompt": "fake:fail x", "stream": True, "echo": True}),
+        ("completions", {"model": "fim", "prompt": "fake:fail x", "suffix": "y"}),
+    ],
+)
+def test_an_engine_that_breaks_before_its_answer(fake: Served, path: str, body: dict[str, object]) -> None:
+    reply = fake.request("POST", f"/v1/{path}", body)
+    assert (reply.status, reply.json["error"]["code"]) == (503, "engine_failed")
+    assert fake.settled(reply.headers["x-request-id"]).outcome == "engine_failed"
 
 
 async def test_a_killed_engine_fails_what_runs_and_comes_back(fake: Served) -> None:

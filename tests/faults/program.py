@@ -1,6 +1,7 @@
 """The real program for tests: its command line in a home of its own, its server, and all of its processes."""
 
 import contextlib
+import http.client
 import json
 import os
 import select
@@ -10,8 +11,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tandem.formats.tiny import TinyShape, write_tiny_gguf
 from tests.serving import wait_until
@@ -76,8 +79,10 @@ class Home:
     def environment(self, settings: Mapping[str, object] | None = None) -> dict[str, str]:
         """The variables of a program in this home."""
         ours = {f"TANDEM_{name.upper()}": str(value) for name, value in {**self.settings, **(settings or {})}.items()}
-        plain = {"NO_COLOR": "1", "COLUMNS": "1000", "TANDEM_HOME": str(self.folder)}
-        return {**os.environ, **plain, **ours}
+        plain = {"NO_COLOR": "1", "COLUMNS": "1000", "TANDEM_HOME": str(self.folder), "TANDEM_PORT": "0"}
+        # Unbuffered output would hide that a result waits in a buffer.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        return {**inherited, **plain, **ours}
 
     def processes(self) -> list[int]:
         """All living processes that were started in this home, engines too."""
@@ -112,11 +117,12 @@ class Server:
         self._url = ""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [TANDEM, *(words or ("up", "--port", "0", "--quiet"))],
+                [TANDEM, *(words or ("up", "--quiet"))],
                 env=home.environment(settings),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                process_group=0,
             )
 
     @property
@@ -129,10 +135,18 @@ class Server:
             assert self._url.startswith("http"), f"it said {self._url!r} and {self.said()}"
         return self._url
 
+    def wait_until_ready(self) -> None:
+        """Wait until every deployment serves."""
+        wait_until(lambda: _status(f"{self.url}/ready") == 200, seconds=PATIENCE_S)
+
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Send a signal to the server process alone and wait for the end; the exit status."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_S)
+
+    def interrupt_group(self) -> None:
+        """What Ctrl-C in a terminal does: SIGINT to the server and all that it started in its group."""
+        os.killpg(self.process.pid, signal.SIGINT)
 
     def said(self) -> str:
         """Everything on its error stream, and on that of servers before it in this home."""
@@ -144,6 +158,13 @@ class Server:
         self.process.wait(PATIENCE_S)
         if self.process.stdout is not None:
             self.process.stdout.close()
+
+
+def _status(url: str) -> int:
+    place = urlsplit(url)
+    with contextlib.closing(http.client.HTTPConnection(place.netloc, timeout=PATIENCE_S)) as connection:
+        connection.request("GET", place.path)
+        return connection.getresponse().status
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +181,11 @@ class Prepared:
         return Home(folder=folder, settings={name: str(value) for name, value in settings.items()})
 
 
-def prepare(folder: Path) -> Prepared:
-    """Make the home with the commands that a person would use."""
+@cache
+def prepare(base: Path) -> Prepared:
+    """Make the home with the commands that a person would use; once for each folder, since it takes seconds."""
+    folder = base / "prepared"
+    folder.mkdir()
     home = Home(folder=folder / "home")
     models = {
         "quick": write_tiny_gguf(folder / "quick.gguf"),

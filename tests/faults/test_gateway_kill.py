@@ -3,12 +3,11 @@
 import random
 import threading
 from collections import Counter
-from typing import Any
 
 import pytest
 
 from tests.faults.program import Home, Prepared
-from tests.faults.traffic import Answer, Traffic, chat, fetched, streaming
+from tests.faults.traffic import Answer, Traffic, chat, ledger, streaming
 from tests.serving import wait_until
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(90)]
@@ -22,23 +21,11 @@ REQUESTS = [
 ]
 
 
-def ledger(url: str, key: str) -> list[dict[str, Any]]:
-    """All entries, page by page."""
-    rows: list[dict[str, Any]] = []
-    after = ""
-    while True:
-        page = fetched(url, f"/api/v1/usage/events?limit=500{after}", key=key)
-        rows += page["data"]
-        if page["next"] is None:
-            return rows
-        after = f"&after={page['next']}"
-
-
 def killed_under_load(tandem: Home, key: str, moment: random.Random) -> list[Answer]:
     """Serve, be asked by several clients, and be killed; what the clients saw."""
     server = tandem.start()
     try:
-        wait_until(lambda: all(tandem_ready(server.url, key)))
+        server.wait_until_ready()
         long = streaming(server.url, key=key, tokens=2000)
         with Traffic(server.url, key=key, requests=REQUESTS).flowing() as traffic:
             enough = moment.randint(len(REQUESTS), 40)
@@ -52,13 +39,9 @@ def killed_under_load(tandem: Home, key: str, moment: random.Random) -> list[Ans
         server.close()
 
 
-def tandem_ready(url: str, key: str) -> list[bool]:
-    """Whether each deployment serves."""
-    return [found["state"] == "ready" for found in fetched(url, "/api/v1/deployments", key=key)["data"]]
-
-
-@pytest.mark.parametrize("seed", [1])
-def test_a_killed_gateway_loses_no_usage_and_counts_none_twice(tandem: Home, prepared: Prepared, seed: int) -> None:
+def test_a_killed_gateway_loses_no_usage_and_counts_none_twice(tandem: Home, prepared: Prepared) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
     moment = random.Random(seed)
     seen = [answer for _ in range(ROUNDS) for answer in killed_under_load(tandem, prepared.key, moment)]
     with tandem.serving() as server:
@@ -71,8 +54,9 @@ def test_a_killed_gateway_loses_no_usage_and_counts_none_twice(tandem: Home, pre
     whole = [answer for answer in seen if answer.whole]
     assert len(whole) > ROUNDS * len(REQUESTS)
     for answer in whole:
+        assert answer.status == 200, answer.body
         row = by_id[answer.id]
-        assert row["outcome"] == "ok", (row, answer.status, answer.body[-600:])
+        assert row["outcome"] == "ok"
         assert (row["prompt_tokens"], row["completion_tokens"]) == answer.tokens()
 
     cut = [answer for answer in seen if answer.id and not answer.whole]

@@ -110,6 +110,18 @@ def fetched(url: str, path: str, *, key: str) -> Any:
     return answer.json()
 
 
+def ledger(url: str, key: str) -> list[dict[str, Any]]:
+    """All entries of the key's tenant, page by page."""
+    rows: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        page = fetched(url, f"/api/v1/usage/events?limit=500{after}", key=key)
+        rows += page["data"]
+        if page["next"] is None:
+            return rows
+        after = f"&after={page['next']}"
+
+
 def chat(model: str, *, tokens: int, stream: bool = False) -> dict[str, Any]:
     """A chat request that is answered with exactly so many tokens."""
     request: dict[str, Any] = {

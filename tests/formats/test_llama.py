@@ -14,7 +14,7 @@ from tests.formats.engine import ask
 from tests.formats.hf_models import change, write_llama
 from tests.kit.full_disk import small_disk
 
-pytest.importorskip("torch", reason="parity needs torch and transformers: make setup-parity")
+pytest.importorskip("torch", reason="parity needs torch and transformers")
 
 TEXTS = ["def the number of 1234", " naïve 🙂\n\n\tWorld  (x)", "return<plain>12<|endoftext|>the"]
 

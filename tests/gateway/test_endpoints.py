@@ -17,7 +17,7 @@ HELLO = '"messages":[{"role":"user","content":"hi"}]'
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [
-        ("{" + HELLO.replace('"hi"', "3") + "}", "messages[...].content", "invalid_type"),
+        ("{" + HELLO.replace('"hi"', "3") + "}", "messages[0].content", "invalid_type"),
         ("{" + HELLO + ',"temperature":"hot"}', "temperature", "invalid_type"),
         ("{" + HELLO + ',"temperature":2.5}', "temperature", "invalid_type"),
         ("{" + HELLO + ',"n":0}', "n", "invalid_type"),
@@ -25,7 +25,7 @@ HELLO = '"messages":[{"role":"user","content":"hi"}]'
         ("{" + HELLO + ',"stop":["1","2","3","4","5"]}', "stop", "invalid_type"),
         ("{" + HELLO + ',"response_format":{"type":"xml"}}', "response_format.type", "invalid_type"),
         ('{"messages":[]}', "messages", "invalid_type"),
-        ('{"messages":[{"content":"x"}]}', "messages[...].role", "missing_required_parameter"),
+        ('{"messages":[{"content":"x"}]}', "messages[0].role", "missing_required_parameter"),
         ("{}", "messages", "missing_required_parameter"),
         ("[]", None, "invalid_type"),
         ("{", None, "invalid_json"),

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 import tandem
 from tandem.cli import demo, deploy, doctor, keys, models, up, usage
-from tandem.cli.context import notes
+from tandem.cli.context import AsJson, Quiet, emit, notes
 from tandem.kit.errors import TandemError
 
 __all__ = ["app", "main"]
@@ -32,9 +32,10 @@ app.add_typer(keys.app, name="keys")
 
 
 @app.command()
-def version() -> None:
+def version(as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Print the version."""
-    sys.stdout.write(f"{tandem.__version__}\n")
+    number = tandem.__version__
+    emit({"version": number}, as_json=as_json, quiet=quiet, bare=number, shown=number)
 
 
 def main() -> None:

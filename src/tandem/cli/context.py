@@ -29,12 +29,17 @@ def open_house(**overrides: Any) -> House:
 def emit(value: Any, *, as_json: bool, quiet: bool, bare: str | Iterable[str], shown: RenderableType) -> None:
     """Print a result: `value` as JSON, or `bare` text (one item a line), or `shown` for people."""
     if as_json:
-        sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+        _write(json.dumps(value, indent=2, default=str) + "\n")
     elif quiet:
         lines = [bare] if isinstance(bare, str) else bare
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        _write("".join(f"{line}\n" for line in lines))
     else:
         screen.print(shown)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()  # `tandem up` goes on for days, and whoever reads its pipe waits for the URL
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> RenderableType:

@@ -18,6 +18,7 @@ QUESTION = "What is the capital of France?"
 # Without a system message the starter's template adds one of its own, under which its 4-bit weights answer nonsense.
 _SYSTEM = "You are a helpful assistant."
 _KEY_NAME = "demo"
+_MODELS = ("starter", "encoder")
 
 
 def demo(host: Host = None, port: Port = None) -> None:
@@ -27,7 +28,7 @@ def demo(host: Host = None, port: Port = None) -> None:
     house = open_house(host=host, port=port)
     setup_logging("warning", house.settings.log_format, secrets=[house.settings.hub_token])
     _step("1/4", "Get a language model and an encoder for embeddings")
-    for name in ("starter", "encoder"):
+    for name in _MODELS:
         version = pull_with_progress(house, name)
         deploy_version(
             house.registry, house.deployments, name, ref=version.ref, engine="llamacpp", options=DeployOptions()
@@ -61,11 +62,13 @@ def _fresh_key(keyring: Keyring) -> str:
 
 async def _until_ready(house: House) -> None:
     while True:
-        states = {deployment.name: deployment for deployment in await asyncio.to_thread(house.deployments.deployments)}
-        for deployment in states.values():
+        ours = [await asyncio.to_thread(house.deployments.get, name) for name in _MODELS]
+        for deployment in ours:
             if deployment.state is State.FAILED:
-                raise EngineFailed(f"{deployment.name} did not start: {deployment.last_error}")
-        if all(states[name].state is State.READY for name in ("starter", "encoder")):
+                raise EngineFailed(
+                    f"{deployment.name} did not start: {deployment.last_error}", remedy="`tandem doctor` looks closer."
+                )
+        if all(deployment.state is State.READY for deployment in ours):
             return
         await asyncio.sleep(0.2)
 

@@ -130,7 +130,7 @@ class StreamOptions(Struct):
 class Generation(Struct):
     """What generation requests have in common."""
 
-    model: str = ""
+    model: str | None = None  # the path may name the deployment
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -212,7 +212,7 @@ class EmbeddingRequest(Struct, kw_only=True):
     """`POST /embeddings`."""
 
     input: str | Inputs
-    model: str = ""
+    model: str | None = None  # the path may name the deployment
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     user: str | None = None

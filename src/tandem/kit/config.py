@@ -109,9 +109,14 @@ def _read_file(path: Path, *, required: bool, known: set[str]) -> dict[str, Any]
     try:
         values = tomllib.loads(path.read_text())
     except OSError as error:
-        raise ConfigError(f"Cannot read the settings file {path}: {error.strerror}.") from error
+        raise ConfigError(
+            f"Cannot read the settings file {path}: {error.strerror}.",
+            remedy="Check that it is there and who may read it.",
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+        raise ConfigError(
+            f"{path} is not valid TOML: {error}.", remedy="Mend it; docs/reference/settings.md shows how it is written."
+        ) from error
     _check_known(values, known=known, where=str(path))
     return values
 

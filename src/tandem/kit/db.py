@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ T = TypeVar("T")
 BUSY_TIMEOUT_S = 10
 # Any number that no other program on the same server is likely to lock.
 _MIGRATION_LOCK = 0x7A4DE3
+# The least that SQLite's WAL index takes on the disk: https://www.sqlite.org/walformat.html#the_wal_index_file_format
+_SHARED_MEMORY_BYTES = 32 * 1024
 _URL_REMEDY = "Use sqlite:///path/to/file.db or postgresql://user:password@host/name."
 
 metadata = sa.MetaData(
@@ -134,15 +137,25 @@ class Database:
                     remedy="Set `home` or `database_url` to a place that this user may write to.",
                 ) from error
 
+    def _has_no_room(self, text: str) -> bool:
+        """Whether it is SQLite that finds no room for its shared memory, which it calls an I/O error."""
+        path = sa.make_url(self.url).database if self.is_sqlite and "disk I/O error" in text else None
+        return path is not None and shutil.disk_usage(Path(path).parent).free < _SHARED_MEMORY_BYTES
+
     def _translated(self, error: DBAPIError) -> TandemError | None:
         """Our error for it, or None where the statement was wrong and not the database."""
         text = " ".join(str(error.orig).split()).rstrip(".")  # libpq's messages have several lines
-        if "disk is full" in text or "No space left" in text or os.strerror(28) in text:
+        if "disk is full" in text or "No space left" in text or os.strerror(28) in text or self._has_no_room(text):
             return StorageFull("The database's disk is full.", remedy="Free some space; nothing was changed.")
         if self.is_sqlite and ("not a database" in text or "malformed" in text):
             return IntegrityError(
                 f"{sa.make_url(self.url).database} is damaged: {text}.",
                 remedy="Restore it from a copy, or move it away to start with an empty one.",
+            )
+        if self.is_sqlite and ("unable to open" in text or "readonly" in text):
+            return Unavailable(
+                f"{sa.make_url(self.url).database} cannot be used: {text}.",
+                remedy="Check that it is a file, and who owns it and its folder.",
             )
         if isinstance(error, OperationalError) or error.connection_invalidated:
             return Unavailable(f"The database does not answer: {text}.", remedy="`tandem doctor` looks closer.")

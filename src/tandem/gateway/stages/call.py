@@ -74,22 +74,22 @@ async def stream(
     Closing the iterator closes the connection, which stops the engine within a token.
     """
     splitter = EventSplitter()
-    if call.echo:
-        yield [Piece(call.index, call.echo)]
     finished = False
     response = await _opened(session, upstream, call)
     try:
+        if call.echo:
+            yield [Piece(call.index, call.echo)]
         async for data in response.content.iter_any():
-            pieces = []
-            for payload in splitter.feed(data):
-                if payload == b"[DONE]":
-                    continue
-                piece = _stream_piece(call.index, _answer(payload), tally)
-                if piece is not None:
-                    finished = finished or piece.finish_reason is not None
-                    pieces.append(piece)
-            if pieces:
-                yield pieces
+            pieces: list[Piece] = []
+            try:
+                for payload in splitter.feed(data):
+                    if payload != b"[DONE]" and (piece := _stream_piece(call.index, _answer(payload), tally)):
+                        finished = finished or piece.finish_reason is not None
+                        pieces.append(piece)
+            finally:
+                # Also where the engine broke off: what came before is counted, so the client gets it.
+                if pieces:
+                    yield pieces
     except _BROKEN as error:
         raise _translated(error, upstream) from error
     finally:

@@ -150,7 +150,7 @@ class GenerationEndpoint(Endpoint):
     async def run(self, channel: Channel, exchange: Exchange, principal: Principal, body: bytes) -> None:
         """One answer, whole or streamed."""
         request = decoded(self._kind.decode, body)
-        exchange.deployment = exchange.deployment or request.model
+        exchange.deployment = exchange.deployment or named(request.model)
         admission = self.pipeline.admit(
             exchange,
             principal,
@@ -177,8 +177,9 @@ class GenerationEndpoint(Endpoint):
                 )
                 return
             pieces = await self.pipeline.complete(exchange, admitted.upstream, calls)
+            answer = renderer.answer(pieces, exchange.usage())
             admitted.settle(Outcome.OK)
-            await channel.respond(200, renderer.answer(pieces, exchange.usage()), self._headers(exchange))
+            await channel.respond(200, answer, self._headers(exchange))
 
     async def _stream(
         self,
@@ -196,8 +197,9 @@ class GenerationEndpoint(Endpoint):
                     # Only now is it certain that the engine took the request: before, an error has its own status.
                     await channel.start_stream(self._headers(exchange))
                 await channel.write(renderer.chunks(arrived))
+        end = renderer.end(exchange.usage())
         settle(Outcome.OK)
-        await channel.write(renderer.end(exchange.usage()), last=True)
+        await channel.write(end, last=True)
 
 
 class EmbeddingEndpoint(Endpoint):
@@ -208,14 +210,25 @@ class EmbeddingEndpoint(Endpoint):
     async def run(self, channel: Channel, exchange: Exchange, principal: Principal, body: bytes) -> None:
         """All vectors in one answer."""
         request: EmbeddingRequest = decoded(_decode_embedding, body)
-        exchange.deployment = exchange.deployment or request.model
+        exchange.deployment = exchange.deployment or named(request.model)
         tokens = estimate_tokens(body, request)
         with self.pipeline.admit(exchange, principal, task=Task.EMBED, tokens=tokens) as admitted:
             check_embedding(request, admitted.route, admitted.upstream.capabilities)
             vectors = await self.pipeline.embed(exchange, admitted.upstream, prepare_embedding(request))
-            admitted.settle(Outcome.OK)
             answer = render_embeddings(exchange, vectors, as_base64=request.encoding_format == "base64")
+            admitted.settle(Outcome.OK)
             await channel.respond(200, answer, self._headers(exchange))
+
+
+def named(model: str | None) -> str:
+    """The deployment that a body names.
+
+    Raises:
+        InvalidRequest: it names none.
+    """
+    if not model:
+        raise InvalidRequest("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
+    return model
 
 
 def decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Callable
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import msgspec
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from tandem.accounts import Principal
@@ -31,11 +31,16 @@ _API_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?|v1|preview|latest")
 
 
 class _Route(Route):
-    """A route whose `path` parameters take any character: a decoded URL may have line ends in it."""
+    """A route over the path as it was sent, so that `a%2Fb` is one segment and a line end is no end."""
 
-    def __init__(self, path: str, endpoint: Endpoint, *, methods: list[str] | None = None) -> None:
-        super().__init__(path, endpoint, methods=methods)
-        self.path_regex = re.compile(self.path_regex.pattern, re.DOTALL)
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As Starlette's, with the parameters decoded after the match."""
+        if b"%" not in scope["raw_path"]:
+            return super().matches(scope)
+        match, found = super().matches({**scope, "path": scope["raw_path"].decode("ascii", "replace")})
+        if params := found.get("path_params"):
+            found["path_params"] = {name: unquote(value) for name, value in params.items()}
+        return match, found
 
 
 class ModelsEndpoint(Endpoint):
@@ -109,8 +114,7 @@ def surface_routes(pipeline: Pipeline, limits: Limits, *, region: str) -> list[B
 
     return [
         *operations(openai, "/v1"),
-        # The client writes the deployment as one percent-encoded segment, which arrives decoded: `a/b` has a slash.
-        *operations(azure, "/openai/deployments/{deployment:path}"),
+        *operations(azure, "/openai/deployments/{deployment}"),
         *operations(azure_v1, "/openai/v1"),
         *models(openai, "/v1", _openai_model),
         *models(azure_v1, "/openai/v1", _openai_model),

@@ -1,0 +1,48 @@
+"""The page at `/`, the probes, and what is not there."""
+
+import pytest
+
+from tandem.serve import State
+from tests.serving import Served, wait_until
+
+
+def test_the_page_says_how_to_call(fake: Served) -> None:
+    reply = fake.request("GET", "/", key="")
+    page = reply.body.decode()
+    assert reply.status == 200
+    assert reply.headers["content-type"].startswith("text/html")
+    assert f'base_url="{fake.url}/v1"' in page
+    assert f'azure_endpoint="{fake.url}"' in page
+    assert '"model": "tiny"' in page
+    assert "<td>tiny@1</td>" in page
+
+
+def test_health_and_readiness(fake: Served) -> None:
+    assert fake.request("GET", "/health", key="").json["status"] == "ok"
+    assert fake.request("GET", "/ready", key="").json == {"status": "ready", "problems": []}
+    engine = fake.fakes["tiny"]
+    fake.on_loop(engine.crash())
+    wait_until(lambda: fake.routes.get("tiny").state is not State.READY)
+    reply = fake.request("GET", "/ready", key="")
+    if reply.status == 503:  # it may be back already
+        assert reply.json["problems"] == ["deployment tiny is restarting"]
+    wait_until(lambda: fake.request("GET", "/ready", key="").status == 200)
+
+
+def test_metrics(fake: Served) -> None:
+    fake.request("POST", "/v1/completions", {"model": "tiny", "prompt": "one two"})
+    fake.request("POST", "/v1/completions", {"model": "nobody-knows", "prompt": "one two"})
+    reply = fake.request("GET", "/metrics", key="")
+    text = reply.body.decode()
+    assert reply.headers["content-type"].startswith("text/plain")
+    assert 'tandem_requests_total{deployment="tiny",operation="completions",outcome="ok"}' in text
+    assert 'tandem_tokens_total{deployment="tiny",kind="completion"}' in text
+    assert 'tandem_refused_total{status="404",surface="openai"}' in text
+    assert "nobody-knows" not in text, "clients do not choose labels"
+    assert fake.key not in text
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/api/v1/nothing", "/api/v2/keys", "/v2/models", "/favicon.ico"])
+def test_an_unknown_path(fake: Served, path: str) -> None:
+    reply = fake.request("GET", path)
+    assert (reply.status, reply.json["error"]["code"]) == (404, "not_found")
