@@ -144,7 +144,7 @@ def cli_page() -> str:
     # Here, so that the other pages can be written while the command line cannot be imported.
     from typer.main import get_command
 
-    from tandem.cli import app
+    from tandem.cli.app import app
 
     sections = [
         f"## {name}\n\n```text\n{_help(app, name)}\n```\n" for name in command_names(get_command(app), "tandem")

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from docs.generate import PAGES, command_names, setting_fields, stale
-from tandem.cli import app
+from tandem.cli.app import app
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES_OF_PEOPLE = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("**/*.md")])

@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tandem.accounts import Keyring, Ledger, Limiter
-from tandem.api import Platform, StateCollector, api_routes
+from tandem.api import Platform, StateCollector, api_routes, wrong_method
 from tandem.gateway import Limits, Meters, Pipeline, surface_routes
 from tandem.kit.blobs import Blobs
 from tandem.kit.config import Settings
@@ -126,7 +126,10 @@ async def running_app(
         poke=controller.poke,
     )
     limits = Limits(body_bytes=settings.max_body_bytes, stall_s=settings.stall_timeout_s)
-    app = Starlette(routes=[*surface_routes(pipeline, limits, region=settings.region), *api_routes(platform)])
+    app = Starlette(
+        routes=[*surface_routes(pipeline, limits, region=settings.region), *api_routes(platform)],
+        exception_handlers={405: wrong_method},
+    )
     async with contextlib.AsyncExitStack() as stack:
         await ledger.start()
         stack.push_async_callback(ledger.stop)

@@ -46,3 +46,10 @@ def test_metrics(fake: Served) -> None:
 def test_an_unknown_path(fake: Served, path: str) -> None:
     reply = fake.request("GET", path)
     assert (reply.status, reply.json["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/nothing"), ("PATCH", "/api/v1/keys"), ("POST", "/health")])
+def test_a_wrong_method(fake: Served, method: str, path: str) -> None:
+    reply = fake.request(method, path)
+    assert reply.status in {404, 405}
+    assert reply.json["error"]["message"]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import tandem
 from docs.generate import command_names
-from tandem.cli import app
+from tandem.cli.app import app
 from tandem.cli.deploy import running_server
 from tandem.kit.config import Settings
 from tests.faults.program import Home, Prepared

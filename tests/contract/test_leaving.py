@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tandem.kit.config import load_settings
-from tandem.serve import DeployOptions, State
+from tandem.serve import DeployOptions
 from tandem.serve.engines.fake import FakeEngine
 from tandem.serve.engines.fake_script import Faults
 from tests.contract.clients import FAMILIES, async_client, said, sync_client
@@ -198,7 +198,7 @@ def test_llamacpp_stops_for_who_leaves(patient: Served, choices: int) -> None:
         )
         stream = raw.parse()
         heard = [next(stream) for _ in range(20)]
-        assert _busy_slots(patient) == choices
+        wait_until(lambda: _busy_slots(patient) == choices)
         stream.close()
     event = patient.settled(raw.headers["x-request-id"])
     assert event.outcome == "client_gone"
@@ -206,7 +206,6 @@ def test_llamacpp_stops_for_who_leaves(patient: Served, choices: int) -> None:
     wait_until(lambda: _busy_slots(patient) == 0)
 
 
-@pytest.mark.xfail(reason="this build of llama.cpp's server notices a lost client only when it writes to it")
 def test_llamacpp_stops_for_who_leaves_before_a_whole_answer(patient: Served) -> None:
     address = urlsplit(patient.url).netloc
     connection = http.client.HTTPConnection(address, timeout=DEADLINE_S)
@@ -233,9 +232,13 @@ def test_a_killed_llamacpp_fails_what_runs_and_comes_back(patient: Served) -> No
         with pytest.raises(openai.APIError, match="send the request again"):
             listen(stream)
         assert patient.settled(raw.headers["x-request-id"]).outcome == "engine_failed"
-        wait_until(lambda: patient.routes.get("long").state is not State.READY)
-        with pytest.raises(openai.InternalServerError) as caught:
-            client.chat.completions.create(model="long", messages=said("hello"), max_tokens=2)
-        assert caught.value.response.headers["x-should-retry"] == "true"
-        wait_until(lambda: patient.routes.get("long").state is State.READY)
-        assert client.chat.completions.create(model="long", messages=said("hello"), max_tokens=2).usage
+
+    def serves_again() -> bool:
+        body = {"model": "long", "messages": said("hello"), "max_tokens": 2}
+        reply = patient.request("POST", "/v1/chat/completions", body)
+        assert reply.status in {200, 503}
+        assert reply.status == 200 or reply.headers["x-should-retry"] == "true"
+        return reply.status == 200
+
+    wait_until(serves_again)
+    assert patient.house.deployments.get("long").replicas[0].pid != replica.pid

@@ -20,12 +20,19 @@ def replica(server: Server, key: str, name: str) -> Any:
     return found[0] if found else {"pid": None, "state": "pending"}
 
 
-def kill(server: Server, key: str, name: str) -> None:
-    """Kill the engine of a deployment once it is ready, and wait until that was noticed."""
+def kill(server: Server, key: str, name: str) -> Any:
+    """Kill the engine of a deployment once it is ready; its replica as it is told when that was noticed."""
+    told: list[Any] = []
+
+    def is_without(pid: int) -> bool:
+        told.append(replica(server, key, name))
+        return bool(told[-1]["pid"] != pid)
+
     wait_until(lambda: replica(server, key, name)["state"] == "ready", seconds=PATIENCE_S)
     pid = replica(server, key, name)["pid"]
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: replica(server, key, name)["pid"] != pid)
+    wait_until(lambda: is_without(pid))
+    return told[-1]
 
 
 def metric(server: Server, name: str) -> float:
@@ -82,11 +89,9 @@ def test_a_plain_request_fails_with_503(tandem: Home, prepared: Prepared) -> Non
 def test_an_engine_that_keeps_dying_is_started_with_growing_pauses(tandem: Home, prepared: Prepared) -> None:
     with tandem.serving() as server:
         for _ in range(3):
-            kill(server, prepared.key, "quick")
-        wait_until(lambda: replica(server, prepared.key, "quick")["state"] == "restarting")
-        known = tandem.deployment("quick")
-        assert known["state"] == "restarting"
-        assert "SIGKILL" in known["replicas"][0]["last_error"]
+            told = kill(server, prepared.key, "quick")
+            assert told["state"] == "restarting"
+            assert "SIGKILL" in told["last_error"]
         wait_until(lambda: replica(server, prepared.key, "quick")["state"] == "ready", seconds=PATIENCE_S)
         assert tandem.deployment("quick")["replicas"][0]["restarts"] == 3
         assert tandem.deployment("slow")["replicas"][0]["restarts"] == 0

@@ -17,11 +17,17 @@ ALWAYS = {"reasoning_format": "none", "cache_prompt": True}
 
 
 def _chat(**fields: Any) -> list[dict[str, Any]]:
-    return [json.loads(call.body) for call in prepare_chat(msgspec.convert({**HELLO, **fields}, ChatRequest))]
+    return [
+        json.loads(call.body)
+        for call in prepare_chat(msgspec.convert({**HELLO, **fields}, ChatRequest), streamed=bool(fields.get("stream")))
+    ]
 
 
 def _completion(**fields: Any) -> list[dict[str, Any]]:
-    return [json.loads(call.body) for call in prepare_completion(msgspec.convert(fields, CompletionRequest))]
+    return [
+        json.loads(call.body)
+        for call in prepare_completion(msgspec.convert(fields, CompletionRequest), streamed=bool(fields.get("stream")))
+    ]
 
 
 def test_a_bare_chat() -> None:
@@ -120,7 +126,7 @@ def test_turns_are_written_for_templates() -> None:
 
 def test_a_completion_for_each_prompt_and_choice() -> None:
     request = msgspec.convert({"prompt": ["a", "b"], "n": 2, "seed": 5, "echo": True}, CompletionRequest)
-    calls = prepare_completion(request)
+    calls = prepare_completion(request, streamed=False)
     assert [(call.index, call.prompt_index, call.echo, call.path) for call in calls] == [
         (0, 0, "a", "/v1/completions"),
         (1, 0, "a", "/v1/completions"),
@@ -166,7 +172,7 @@ def test_prompts_that_cannot_be_meant(fields: dict[str, Any], param: str) -> Non
 @pytest.mark.parametrize("suffix", ["x", ""])
 def test_a_suffix_fills_in_the_middle(suffix: str) -> None:
     request = msgspec.convert({"prompt": "a", "suffix": suffix, "max_tokens": 2**40}, CompletionRequest)
-    [call] = prepare_completion(request)
+    [call] = prepare_completion(request, streamed=False)
     assert call.path == "/infill"
     body = json.loads(call.body)
     assert (body["input_prefix"], body["input_suffix"], body["n_predict"]) == ("a", suffix, 2**31 - 1)

@@ -29,7 +29,7 @@ USAGE = {
 def exchange() -> Exchange:
     """A request with some tokens on it."""
     made = Exchange("openai", "chat", id="req_1", created=99, deployment='d"é')
-    tally = made.tally(EngineCall(0, "/", b""))
+    tally = made.tally(EngineCall(0, "/", b"", streamed=False))
     tally.prompt, tally.cached, tally.completion = 7, 4, 5
     return made
 
@@ -199,7 +199,7 @@ def test_a_prompt_that_choices_share_counts_once() -> None:
     exchange = Exchange("openai", "completions")
     counts = {0: (0, 0), 1: (6, 2), 2: (3, 4), 3: (3, 1)}
     for index, (prompt, completion) in counts.items():
-        tally = exchange.tally(EngineCall(index, "/", b"", prompt_index=index // 2))
+        tally = exchange.tally(EngineCall(index, "/", b"", streamed=False, prompt_index=index // 2))
         tally.prompt, tally.completion = prompt, completion
     used = exchange.usage()
     assert (used.prompt, used.completion) == (6 + 3, 7), "choice 0 was interrupted before it knew its prompt"

@@ -26,7 +26,7 @@ sampling = st.fixed_dictionaries(
 )
 
 
-async def _answered(kind: str, body: dict[str, Any], session: Session) -> bytes:
+async def _answered(kind: str, body: dict[str, Any], session: Session, *, asks_for_streams: bool = False) -> bytes:
     request_type, prepare, renderer_type = {
         "chat": (ChatRequest, prepare_chat, ChatRenderer),
         "completions": (CompletionRequest, prepare_completion, CompletionRenderer),
@@ -38,7 +38,7 @@ async def _answered(kind: str, body: dict[str, Any], session: Session) -> bytes:
     pipeline._session = session
     exchange = Exchange("openai", kind)
     renderer = renderer_type(exchange, "tiny@1", include_usage=request.include_usage, alternatives=request.alternatives)
-    calls = prepare(request)
+    calls = prepare(request, streamed=bool(request.stream) or asks_for_streams)
     if not request.stream:
         pieces = await pipeline.complete(exchange, upstream(), calls)
         return renderer.answer(pieces, exchange.usage())
@@ -51,6 +51,21 @@ def _events(stream: bytes) -> list[Any]:
     lines = stream.decode().split("\n\n")
     assert lines[-2:] == ["data: [DONE]", ""]
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+
+def _joined_inside(kind: str, body: dict[str, Any], cuts: list[int]) -> Any:
+    """The whole answer that the gateway makes of an engine's stream, for engines that stop only in streams."""
+    return json.loads(asyncio.run(_answered(kind, body, fake_session(cuts), asks_for_streams=True)))
+
+
+def _unnamed(answer: Any) -> Any:
+    """Without what differs from one request to the next, and with one form for the logprobs of no tokens at all."""
+    for choice in answer["choices"]:
+        if choice["logprobs"] and not any(choice["logprobs"].values()):
+            choice["logprobs"] = None
+        for call in choice.get("message", {}).get("tool_calls", []):
+            del call["id"]
+    return {key: value for key, value in answer.items() if key not in {"id", "created"}}
 
 
 def _joined_chat(events: list[Any]) -> list[dict[str, Any]]:
@@ -100,6 +115,7 @@ def test_chat(text: str, fields: dict[str, Any], tools: bool, top: int | None, c
     assert last["choices"] == []
     assert last["usage"] == whole["usage"]
     assert all(event["usage"] is None for event in events)
+    assert _unnamed(_joined_inside("chat", body, cuts)) == _unnamed(whole)
 
 
 @bounds(max_examples=60, deadline=None)
@@ -125,6 +141,7 @@ def test_completions(prompts: list[str], fields: dict[str, Any], echo: bool, top
         for choice in whole["choices"]
     }
     assert last["usage"] == whole["usage"]
+    assert _unnamed(_joined_inside("completions", body, cuts)) == _unnamed(whole)
 
 
 @bounds(max_examples=30, deadline=None)
@@ -137,3 +154,4 @@ def test_fill_in_the_middle(text: str, limit: int, cuts: list[int]) -> None:
     assert "".join(event["choices"][0]["text"] for event in events) == whole["choices"][0]["text"]
     assert events[-1]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
     assert last["usage"] == whole["usage"]
+    assert _unnamed(_joined_inside("completions", body, cuts)) == _unnamed(whole)

@@ -2,6 +2,6 @@
 
 from tandem.api.metrics import StateCollector
 from tandem.api.platform import Platform
-from tandem.api.routes import api_routes
+from tandem.api.routes import api_routes, wrong_method
 
-__all__ = ["Platform", "StateCollector", "api_routes"]
+__all__ = ["Platform", "StateCollector", "api_routes", "wrong_method"]

@@ -17,10 +17,16 @@ from tandem.kit.errors import InvalidRequest
 _DEFAULT_SPAN = timedelta(days=30)
 
 
+class _Limits(msgspec.Struct, forbid_unknown_fields=True):
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+
+
 class _NewKey(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     role: Role = Role.USER
-    limits: Limits = Limits()
+    limits: _Limits = msgspec.field(default_factory=_Limits)
 
 
 async def list_keys(platform: Platform, principal: Principal, request: Request) -> Response:
@@ -34,8 +40,9 @@ async def list_keys(platform: Platform, principal: Principal, request: Request) 
 async def create_key(platform: Platform, principal: Principal, request: Request) -> Response:
     """Make a key in the caller's tenant; the answer is the one place where its secret is shown."""
     wanted = await json_body(request, _NewKey)
+    limits = Limits(**msgspec.structs.asdict(wanted.limits))
     key, secret = await asyncio.to_thread(
-        platform.keyring.create, wanted.name, role=wanted.role, limits=wanted.limits, tenant=principal.tenant
+        platform.keyring.create, wanted.name, role=wanted.role, limits=limits, tenant=principal.tenant
     )
     return JSONResponse({**_fields(key), "key": secret}, status_code=201)
 

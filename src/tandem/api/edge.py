@@ -48,9 +48,9 @@ def guarded(
     return edge
 
 
-def error_response(error: TandemError) -> JSONResponse:
-    """`{"error": {code, message, remedy, param}}`."""
-    status, _ = status_of(error)
+def error_response(error: TandemError, *, status: int | None = None) -> JSONResponse:
+    """`{"error": {code, message, remedy, param}}`, with the error's own status unless another is given."""
+    status = status or status_of(error)[0]
     fields = {"code": error.code, "message": error.message, "remedy": error.remedy, "param": error.param}
     return JSONResponse({"error": fields}, status_code=status)
 

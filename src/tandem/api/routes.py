@@ -46,6 +46,16 @@ def api_routes(platform: Platform) -> list[BaseRoute]:
     ]
 
 
+async def wrong_method(request: Request, _error: Exception) -> Response:
+    """The answer to a method that a path does not take."""
+    error = NotFound(
+        f"{request.url.path[:200]} does not take {request.method}.",
+        remedy="docs/reference/api.md lists what it takes.",
+        code="method_not_allowed",
+    )
+    return error_response(error, status=405)
+
+
 async def _unknown(request: Request) -> Response:
     return error_response(
         NotFound(f"There is nothing at {request.url.path[:200]}.", remedy="GET / says what there is.")

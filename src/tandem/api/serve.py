@@ -13,11 +13,20 @@ from tandem.api.platform import Platform
 from tandem.flows import deploy_version
 from tandem.serve import Deployment, DeployOptions
 
+_DEFAULTS = DeployOptions()
+
+
+class _Options(msgspec.Struct, forbid_unknown_fields=True):
+    context_tokens: int = _DEFAULTS.context_tokens
+    parallel: int = _DEFAULTS.parallel
+    threads: int = _DEFAULTS.threads
+    replicas: int = _DEFAULTS.replicas
+
 
 class _Binding(msgspec.Struct, forbid_unknown_fields=True):
     model: str
     engine: str = "llamacpp"
-    options: DeployOptions = DeployOptions()
+    options: _Options = msgspec.field(default_factory=_Options)
 
 
 async def list_deployments(platform: Platform, _principal: Principal, request: Request) -> Response:
@@ -44,7 +53,7 @@ async def put_deployment(platform: Platform, _principal: Principal, request: Req
         request.path_params["name"],
         ref=wanted.model,
         engine=wanted.engine,
-        options=wanted.options,
+        options=DeployOptions(**msgspec.structs.asdict(wanted.options)),
     )
     platform.poke()
     return JSONResponse(_fields(deployment))

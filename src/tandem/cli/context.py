@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from tandem.kit.config import load_settings
 from tandem.server import House
@@ -15,9 +16,10 @@ from tandem.server import House
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the bare result alone.")]
 
-screen = Console(highlight=False)
+# Names and errors may hold brackets, which must not be read as markup.
+screen = Console(highlight=False, markup=False, emoji=False)
 """Where results go."""
-notes = Console(stderr=True, highlight=False)
+notes = Console(stderr=True, highlight=False, markup=False, emoji=False)
 """Where progress and remarks go, so that a result can be piped."""
 
 
@@ -46,5 +48,5 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: s
     """Rows for people; `empty` says what to do when there are none."""
     grid = Table(*headings, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        grid.add_row(*(str(cell) for cell in row))
+        grid.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
     return grid if grid.row_count else empty

@@ -2,10 +2,11 @@
 
 import asyncio
 import importlib.util
-from collections.abc import Callable
+
+from rich.text import Text
 
 from tandem.accounts import Keyring
-from tandem.cli.context import notes, open_house, screen
+from tandem.cli.context import AsJson, Quiet, emit, notes, open_house
 from tandem.cli.models import pull_with_progress
 from tandem.cli.up import Host, Port, run_server
 from tandem.flows import deploy_version
@@ -21,35 +22,35 @@ _KEY_NAME = "demo"
 _MODELS = ("starter", "encoder")
 
 
-def demo(host: Host = None, port: Port = None) -> None:
+def demo(host: Host = None, port: Port = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Pull the starter model, serve it, ask it something through both official clients, and keep serving."""
     if importlib.util.find_spec("openai") is None:  # said before anything is downloaded
         raise MissingPrerequisite("The demo talks through the openai package.", remedy="pip install openai")
     house = open_house(host=host, port=port)
     setup_logging("warning", house.settings.log_format, secrets=[house.settings.hub_token])
-    _step("1/4", "Get a language model and an encoder for embeddings")
+    _step(1, "Get a language model and an encoder for embeddings")
     for name in _MODELS:
-        version = pull_with_progress(house, name)
+        version = pull_with_progress(house, name, hidden=as_json or quiet)
         deploy_version(
             house.registry, house.deployments, name, ref=version.ref, engine="llamacpp", options=DeployOptions()
         )
-    _step("2/4", "Make a key; it is shown once and stored as a digest")
+    _step(2, "Make a key; it is shown once and stored as a digest")
     key = _fresh_key(house.keyring)
-    screen.print(f"  {key}")
-    _step("3/4", "Start the engines and the gateway")
+    _step(3, "Start the engines and the gateway")
 
     async def started(url: str) -> None:
         await _until_ready(house)
-        _step("4/4", f"Ask through both official clients: {QUESTION}")
-        await asyncio.to_thread(_ask_both, url, key)
-        _explain(url, key)
+        _step(4, f"Ask through both official clients: {QUESTION}")
+        answers = await asyncio.to_thread(_ask_both, url, key)
+        result = {"url": url, "key": key, "answers": answers}
+        emit(result, as_json=as_json, quiet=quiet, bare=key, shown=_explanation(url, key, answers))
 
     run_server(house, started)
     notes.print("Stopped; no process is left behind.")
 
 
-def _step(number: str, text: str) -> None:
-    screen.print(f"\n[bold][{number}][/] {text}".replace(f"[{number}]", rf"\[{number}]"))
+def _step(number: int, text: str) -> None:
+    notes.print(Text(f"\n[{number}/4]", style="bold"), text)
 
 
 def _fresh_key(keyring: Keyring) -> str:
@@ -73,7 +74,7 @@ async def _until_ready(house: House) -> None:
         await asyncio.sleep(0.2)
 
 
-def _ask_both(url: str, key: str) -> None:
+def _ask_both(url: str, key: str) -> dict[str, str]:
     from openai import AzureOpenAI, OpenAI
     from openai.types.chat import ChatCompletionMessageParam
 
@@ -83,29 +84,35 @@ def _ask_both(url: str, key: str) -> None:
     ]
     openai = OpenAI(base_url=f"{url}/v1", api_key=key)
     azure = AzureOpenAI(azure_endpoint=url, api_version="2024-10-21", api_key=key)
+    answers = {}
     for name, client in (("OpenAI", openai), ("AzureOpenAI", azure)):
         answer = client.chat.completions.create(model="starter", messages=messages, temperature=0, max_tokens=32)
         usage = answer.usage
         assert usage is not None, "the gateway always sends usage"
-        screen.print(
-            f"  {name:12} {answer.choices[0].message.content}  "
-            f"({usage.prompt_tokens} + {usage.completion_tokens} tokens)",
-            markup=False,
-        )
+        counts = f"{usage.prompt_tokens} + {usage.completion_tokens} tokens"
+        answers[name] = f"{answer.choices[0].message.content}  ({counts})"
     vector = openai.embeddings.create(model="encoder", input=QUESTION).data[0].embedding
-    screen.print(f"  {'embeddings':12} a vector of {len(vector)} numbers", markup=False)
+    answers["embeddings"] = f"a vector of {len(vector)} numbers"
+    return answers
 
 
-def _explain(url: str, key: str) -> None:
-    show: Callable[..., None] = screen.print
-    show(f"\nTandem serves at {url}. Call it:\n", markup=False)
-    show(f'  curl {url}/v1/chat/completions -H "Authorization: Bearer {key}" \\', markup=False, soft_wrap=True)
-    show('    -H "Content-Type: application/json" \\', markup=False)
-    show(
-        '    -d \'{"model": "starter", "messages": [{"role": "user", "content": "Hello"}]}\'\n',
-        markup=False,
-        soft_wrap=True,
-    )
-    show(f'  OpenAI(base_url="{url}/v1", api_key=KEY)', markup=False)
-    show(f'  AzureOpenAI(azure_endpoint="{url}", api_version="2024-10-21", api_key=KEY)', markup=False)
-    show("\nCtrl-C stops it.", markup=False)
+_EXPLANATION = """
+{answers}
+
+Tandem serves at {url} with the key {key}
+Call it:
+
+  curl {url}/v1/chat/completions \\
+    -H "Authorization: Bearer {key}" \\
+    -H "Content-Type: application/json" \\
+    -d '{{"model": "starter", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+  OpenAI(base_url="{url}/v1", api_key=KEY)
+  AzureOpenAI(azure_endpoint="{url}", api_version="2024-10-21", api_key=KEY)
+
+Ctrl-C stops it."""
+
+
+def _explanation(url: str, key: str, answers: dict[str, str]) -> Text:
+    said = "\n".join(f"  {name:12} {answer}" for name, answer in answers.items())
+    return Text(_EXPLANATION.format(answers=said, url=url, key=key), no_wrap=True, overflow="ignore")

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, table
 from tandem.flows import deploy_version
@@ -81,7 +80,7 @@ def status(as_json: AsJson = False, quiet: Quiet = False) -> None:
             deployment.state if url else "not running",
             f"{sum(replica.state is State.READY for replica in deployment.replicas)}/{deployment.options.replicas}",
             sum(replica.restarts for replica in deployment.replicas) if url else "",
-            escape(deployment.last_error),
+            deployment.last_error,
         )
         for deployment in deployments
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 from sqlalchemy import make_url
 
 from tandem.cli.context import AsJson, Quiet, emit, table
@@ -35,7 +35,7 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
     findings = look()
     shown = table(
         ("", "check", "found", "remedy"),
-        [(_SIGNS[state], check, escape(found), escape(remedy)) for check, state, found, remedy in findings],
+        [(_SIGNS[state], check, found, remedy) for check, state, found, remedy in findings],
         empty="",
     )
     broken = [finding for finding in findings if finding.state == "broken"]
@@ -45,7 +45,7 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
         raise typer.Exit(1)
 
 
-_SIGNS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "broken": "[red]broken[/]"}
+_SIGNS = {"ok": Text("ok", "green"), "warning": Text("warning", "yellow"), "broken": Text("broken", "red")}
 
 
 def look() -> list[Finding]:

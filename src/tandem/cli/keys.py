@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from tandem.accounts import Key, Limits, Role
 from tandem.cli.context import AsJson, Quiet, emit, open_house, table
@@ -33,7 +32,7 @@ def create(
         as_json=as_json,
         quiet=quiet,
         bare=secret,
-        shown=f"{secret}\nKeep it: it is not shown again. ({key.role} key {escape(key.name)})",
+        shown=f"{secret}\nKeep it: it is not shown again. ({key.role} key {key.name})",
     )
 
 
@@ -51,7 +50,7 @@ def list_keys(
         found += (key for key in page if everything or key.is_active)
         page = keyring.keys(limit=_PAGE, after=page[-1].id)
     rows = [
-        (escape(key.name), key.prefix, key.role, _shown(key.limits), _day(key.created_at), _day(key.revoked_at))
+        (key.name, key.prefix, key.role, _shown(key.limits), _day(key.created_at), _day(key.revoked_at))
         for key in found
     ]
     emit(
@@ -78,7 +77,7 @@ def revoke(
         as_json=as_json,
         quiet=quiet,
         bare=key.id,
-        shown=f"The key {escape(key.name)} ({key.id}) is revoked.",
+        shown=f"The key {key.name} ({key.id}) is revoked.",
     )
 
 

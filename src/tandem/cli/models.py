@@ -32,7 +32,7 @@ def pull_command(
     """Fetch a model and register it as a version. Run it again after an interruption: it goes on."""
     house = open_house()
     version = pull_with_progress(house, source, name=name, hidden=quiet or as_json)
-    shown = f"[bold]{version.ref}[/bold]  {_summary(version)}\nNext: tandem deploy {version.name}"
+    shown = f"{version.ref}  {_summary(version)}\nNext: tandem deploy {version.name}"
     emit(_record(version), as_json=as_json, quiet=quiet, bare=version.ref, shown=shown)
 
 

@@ -41,11 +41,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class EngineCall:
-    """One call of an engine: the choice it makes, of which prompt, where and with which body."""
+    """One call of an engine: the choice it makes, of which prompt, where, with which body; `streamed` as that asks."""
 
     index: int
     path: str
     body: bytes
+    streamed: bool
     prompt_index: int = 0
     echo: str = ""
 
@@ -62,6 +63,8 @@ class Exchange:
     created: int = field(default_factory=clock.unix_seconds)
     started_s: float = field(default_factory=clock.monotonic_seconds)
     deployment: str = ""
+    abandoned: bool = False
+    """Whether the client left, or did not read for too long."""
     rate_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     tallies: dict[int, Tally] = field(default_factory=dict)
     prompts: dict[int, int] = field(default_factory=dict)

@@ -41,7 +41,7 @@ class Admitted:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        self.settle(_outcome_of(error))
+        self.settle(_outcome_of(error, self._exchange))
 
     def settle(self, outcome: Outcome) -> None:
         """Write what was used to the journal, before the answer's last byte leaves; only the first call counts."""
@@ -165,10 +165,10 @@ class Pipeline:
         return self._session
 
 
-def _outcome_of(error: BaseException | None) -> Outcome:
+def _outcome_of(error: BaseException | None, exchange: Exchange) -> Outcome:
     match error:
         case asyncio.CancelledError():
-            return Outcome.CLIENT_GONE
+            return Outcome.CLIENT_GONE if exchange.abandoned else Outcome.INTERRUPTED
         case InvalidRequest():
             return Outcome.REFUSED
         case EngineFailed():

@@ -163,6 +163,8 @@ class Deployments:
         def work(connection: sa.Connection) -> None:
             _read_one(connection, name)
             connection.execute(sa.delete(tables.deployments).where(tables.deployments.c.name == name))
+            # What was seen of them must not pass for replicas of a deployment that takes the name next.
+            connection.execute(sa.delete(tables.replicas).where(tables.replicas.c.deployment == name))
 
         self._db.run_sync(work)
 

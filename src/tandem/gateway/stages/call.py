@@ -1,6 +1,7 @@
 """Call an engine: one request over loopback HTTP, its answer or its stream decoded to pieces, its errors translated."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from functools import lru_cache
 
 import aiohttp
@@ -8,7 +9,16 @@ import msgspec
 from yarl import URL
 
 from tandem.gateway.exchange import EngineCall, Piece, Tally
-from tandem.gateway.wire import EngineAnswer, EngineChoice, EngineEmbeddings, EngineError, Text
+from tandem.gateway.wire import (
+    EngineAnswer,
+    EngineChoice,
+    EngineEmbeddings,
+    EngineError,
+    FunctionDelta,
+    Logprobs,
+    Text,
+    ToolCallDelta,
+)
 from tandem.kit.errors import EngineFailed, InvalidRequest, TooLarge, Unavailable
 from tandem.serve import Upstream
 
@@ -49,12 +59,15 @@ class EventSplitter:
 
 
 async def complete(session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall, tally: Tally) -> Piece:
-    """One choice, whole.
+    """One choice, whole; where the call asks for a stream, its pieces are joined.
 
     Raises:
         InvalidRequest: the engine refused the request.
         EngineFailed: the engine died or answered nonsense.
     """
+    if call.streamed:
+        async with aclosing(stream(session, upstream, call, tally)) as arriving:
+            return _joined(call.index, [piece async for pieces in arriving for piece in pieces])
     answer = _answer(await _body(session, upstream, call))
     _count(answer, tally)
     if answer.choices:
@@ -75,7 +88,8 @@ async def stream(
     """
     splitter = EventSplitter()
     finished = False
-    response = await _opened(session, upstream, call)
+    # llama.cpp closes the connection after a stream without saying so: kept, it would break the next request.
+    response = await _opened(session, upstream, call, keep=False)
     try:
         if call.echo:
             yield [Piece(call.index, call.echo)]
@@ -112,14 +126,18 @@ async def embed(
     return [vector.embedding for vector in sorted(answer.data, key=lambda vector: vector.index)]
 
 
-async def _opened(session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall) -> aiohttp.ClientResponse:
-    """The head of a successful answer; the caller reads the body, or closes it."""
+async def _opened(
+    session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall, *, keep: bool
+) -> aiohttp.ClientResponse:
+    """The head of a successful answer; the caller reads the body, or closes it. `keep` is for the connection."""
     url = _url(upstream.url, call.path)
     headers = {"Authorization": f"Bearer {upstream.api_key}", "Content-Type": "application/json"}
+    if not keep:
+        headers["Connection"] = "close"
     try:
         try:
             response = await session.post(url, data=call.body, headers=headers)
-        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # Engines close a kept connection after some idle seconds, which can cross our request on the wire.
             # Nothing was answered, so it is sent once more; a dead engine refuses that at once.
             response = await session.post(url, data=call.body, headers=headers)
@@ -131,7 +149,7 @@ async def _opened(session: aiohttp.ClientSession, upstream: Upstream, call: Engi
 
 
 async def _body(session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall) -> bytes:
-    response = await _opened(session, upstream, call)
+    response = await _opened(session, upstream, call, keep=True)
     try:
         return await response.read()
     except _BROKEN as error:
@@ -191,6 +209,25 @@ def _stream_piece(index: int, answer: EngineAnswer, tally: Tally) -> Piece | Non
 def _piece(index: int, choice: EngineChoice) -> Piece:
     text = choice.delta or choice.message or _NO_TEXT
     return Piece(index, choice.text or text.content or "", text.tool_calls, choice.logprobs, choice.finish_reason)
+
+
+def _joined(index: int, pieces: Sequence[Piece]) -> Piece:
+    """The whole of which these are the pieces."""
+    calls: dict[int, ToolCallDelta] = {}
+    for delta in (delta for piece in pieces for delta in piece.tool_calls or ()):
+        whole = calls.setdefault(delta.index or 0, ToolCallDelta(function=FunctionDelta(arguments="")))
+        whole.id = whole.id or delta.id
+        if delta.function is not None and whole.function is not None:
+            whole.function.name = whole.function.name or delta.function.name
+            whole.function.arguments = (whole.function.arguments or "") + (delta.function.arguments or "")
+    tokens = [token for piece in pieces if piece.logprobs for token in piece.logprobs.content or ()]
+    return Piece(
+        index,
+        "".join(piece.text for piece in pieces),
+        [calls[place] for place in sorted(calls)] or None,
+        Logprobs(tokens) if tokens else None,
+        next((piece.finish_reason for piece in reversed(pieces) if piece.finish_reason), None),
+    )
 
 
 def _native_reason(answer: EngineAnswer) -> str:

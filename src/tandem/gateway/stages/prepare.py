@@ -40,9 +40,9 @@ def estimate_tokens(body: bytes, request: ChatRequest | CompletionRequest | Embe
     return prompt + choices * (request.token_limit or _UNSTATED_COMPLETION_TOKENS)
 
 
-def prepare_chat(request: ChatRequest) -> list[EngineCall]:
-    """The calls of a chat request, one for each choice."""
-    fields = _sampling(request)
+def prepare_chat(request: ChatRequest, *, streamed: bool) -> list[EngineCall]:
+    """The calls of a chat request, one for each choice; `streamed` asks the engine for streams."""
+    fields = _sampling(request, streamed=streamed)
     fields["messages"] = [_for_template(message) for message in request.messages]
     for name in _CHAT:
         if (value := getattr(request, name)) is not None:
@@ -56,20 +56,20 @@ def prepare_chat(request: ChatRequest) -> list[EngineCall]:
         # llama.cpp reads 0 as no log-probabilities at all, and an absent number as 20.
         fields |= {"logprobs": True, "top_logprobs": max(request.alternatives, 1)}
     return [
-        EngineCall(index, "/v1/chat/completions", _encode(_seeded(fields, request, index)))
+        EngineCall(index, "/v1/chat/completions", _encode(_seeded(fields, request, index)), streamed)
         for index in range(request.n or 1)
     ]
 
 
-def prepare_completion(request: CompletionRequest) -> list[EngineCall]:
-    """The calls of a completion request: for each prompt, one for each choice."""
+def prepare_completion(request: CompletionRequest, *, streamed: bool) -> list[EngineCall]:
+    """The calls of a completion request: for each prompt, one for each choice; `streamed` as for chat."""
     prompts = _prompts(request.prompt)
     choices = request.n or 1
     if len(prompts) * choices > MAX_CHOICES:
         raise InvalidRequest(
             f"{len(prompts)} prompts with n={choices} make more than {MAX_CHOICES} choices.", param="n"
         )
-    fields = _sampling(request)
+    fields = _sampling(request, streamed=streamed)
     if request.logprobs is not None:
         fields["logprobs"] = max(request.alternatives, 1)  # 0 asks for the chosen token alone
     calls = []
@@ -81,7 +81,7 @@ def prepare_completion(request: CompletionRequest) -> list[EngineCall]:
         for choice in range(choices):
             index = prompt_index * choices + choice
             body = _encode(_seeded(fields | prompted, request, index))
-            calls.append(EngineCall(index, path, body, prompt_index, echo))
+            calls.append(EngineCall(index, path, body, streamed, prompt_index, echo))
     return calls
 
 
@@ -93,10 +93,10 @@ def prepare_embedding(request: EmbeddingRequest) -> EngineCall:
     for position, item in enumerate(inputs):
         if not item:
             raise InvalidRequest(f"'input' is empty at position {position}.", param="input")
-    return EngineCall(0, "/v1/embeddings", _encode({"input": inputs}))
+    return EngineCall(0, "/v1/embeddings", _encode({"input": inputs}), streamed=False)
 
 
-def _sampling(request: Generation) -> dict[str, Any]:
+def _sampling(request: Generation, *, streamed: bool) -> dict[str, Any]:
     # Reasoning stays in the text: what a client gets must not depend on the engine's parsers.
     fields: dict[str, Any] = {"reasoning_format": "none", "cache_prompt": True}
     for name in _SAMPLING:
@@ -104,7 +104,7 @@ def _sampling(request: Generation) -> dict[str, Any]:
             fields[name] = value
     if (limit := request.token_limit) is not None:
         fields["max_tokens"] = min(limit, _INT32_MAX)
-    if request.stream:
+    if streamed:
         fields |= {"stream": True, "stream_options": {"include_usage": True}, "timings_per_token": True}
     return fields
 

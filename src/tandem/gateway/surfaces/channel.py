@@ -4,6 +4,7 @@ import asyncio
 
 from starlette.types import Message, Receive, Scope, Send
 
+from tandem.gateway.exchange import Exchange
 from tandem.kit import clock
 from tandem.kit.errors import InvalidRequest, TooLarge
 
@@ -65,9 +66,9 @@ class Channel:
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def watched(self) -> "_Watch":
+    def watched(self, exchange: Exchange) -> "_Watch":
         """A context that cancels the work inside as soon as the client leaves or stalls, and raises ClientGone then."""
-        return _Watch(self, self._receive, stall_s=self._stall_s)
+        return _Watch(self, exchange, self._receive, stall_s=self._stall_s)
 
     async def respond(self, status: int, body: bytes, headers: Headers, *, kind: bytes = b"application/json") -> None:
         """A whole answer."""
@@ -119,13 +120,13 @@ class Channel:
 class _Watch:
     """Beside the work for a client, waits for its end and for a write that it does not take."""
 
-    __slots__ = ("_channel", "_gone", "_receive", "_stall_s", "_task", "_timer", "_watcher")
+    __slots__ = ("_channel", "_exchange", "_receive", "_stall_s", "_task", "_timer", "_watcher")
 
-    def __init__(self, channel: Channel, receive: Receive, *, stall_s: float) -> None:
+    def __init__(self, channel: Channel, exchange: Exchange, receive: Receive, *, stall_s: float) -> None:
         self._channel = channel
+        self._exchange = exchange
         self._receive = receive
         self._stall_s = stall_s
-        self._gone = False
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
@@ -137,7 +138,7 @@ class _Watch:
     def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
         self._watcher.cancel()
         self._timer.cancel()
-        if self._gone and kind is not None and issubclass(kind, asyncio.CancelledError):
+        if self._exchange.abandoned and kind is not None and issubclass(kind, asyncio.CancelledError):
             self._task.uncancel()
             raise ClientGone from None
 
@@ -158,5 +159,5 @@ class _Watch:
             self._look_later()
 
     def _leave(self) -> None:
-        self._gone = True
+        self._exchange.abandoned = True
         self._task.cancel()

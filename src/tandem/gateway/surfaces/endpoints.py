@@ -1,5 +1,6 @@
 """The endpoints that models answer: one edge for all of them, and what differs between the operations."""
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable
@@ -20,8 +21,8 @@ from tandem.gateway.stages.prepare import estimate_tokens, prepare_chat, prepare
 from tandem.gateway.surfaces.channel import Channel, ClientGone, Headers
 from tandem.gateway.surfaces.errors import Rendered
 from tandem.gateway.surfaces.render import ChatRenderer, CompletionRenderer, render_embeddings
-from tandem.kit.errors import EngineFailed, InvalidRequest, TandemError
-from tandem.serve import Capabilities
+from tandem.kit.errors import EngineFailed, InvalidRequest, TandemError, Unavailable
+from tandem.serve import Capabilities, Feature
 from tandem.spec import Task
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Operation:
     name: str
     decode: Callable[[bytes], Any]
     check: Callable[[Any, Capabilities], None]
-    prepare: Callable[[Any], list[EngineCall]]
+    prepare: Callable[..., list[EngineCall]]
     renderer: Callable[..., Renderer]
 
 
@@ -107,10 +108,13 @@ class Endpoint:
                 principal = await self.pipeline.authenticate(channel.token())
                 self.surface.check_scope(scope)
                 body = await channel.body(self.limits.body_bytes)
-                with channel.watched():
+                with channel.watched(exchange):
                     await self.run(channel, exchange, principal, body)
             except ClientGone:
                 _log.info("client gone", extra={"request_id": exchange.id})
+            except asyncio.CancelledError:
+                stopping = Unavailable("The server is stopping.", remedy="Send the request again.")
+                await self._fail(channel, exchange, stopping)
             except TandemError as error:
                 await self._fail(channel, exchange, error)
             except Exception:
@@ -159,8 +163,10 @@ class GenerationEndpoint(Endpoint):
             affinity=crc32(body[:_AFFINITY_BYTES]),
         )
         with admission as admitted:
-            self._kind.check(request, admitted.upstream.capabilities)
-            calls = self._kind.prepare(request)
+            capabilities = admitted.upstream.capabilities
+            self._kind.check(request, capabilities)
+            streamed = bool(request.stream) or Feature.CANCELLATION not in capabilities.features
+            calls = self._kind.prepare(request, streamed=streamed)
             renderer = self._kind.renderer(
                 exchange,
                 admitted.route.version,

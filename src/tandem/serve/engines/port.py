@@ -30,6 +30,8 @@ class Feature(StrEnum):
     """`n` greater than one."""
     PENALTIES = "penalties"
     """`presence_penalty` and `frequency_penalty`."""
+    CANCELLATION = "cancellation"
+    """Stops in the middle of a whole answer whose client leaves. One without is asked for streams: those it stops."""
     VISION = "vision"
     """Image parts in chat messages."""
 
