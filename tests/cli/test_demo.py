@@ -10,7 +10,7 @@ import pytest
 from tests.faults.program import PATIENCE_S, Home, Server
 from tests.serving import wait_until
 
-pytestmark = [pytest.mark.starter, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.starter, pytest.mark.timeout(700)]
 
 # Two downloads of about 90 MB each, on a slow line.
 DOWNLOAD_S = 600
@@ -58,7 +58,7 @@ def test_it_asks_both_clients_and_stops_clean(starter_home: Home) -> None:
 def test_ctrl_c_while_it_starts_leaves_nothing(starter_home: Home) -> None:
     server = starter_home.start("demo")
     try:
-        read_until(server, "[3/4]")
+        wait_until(lambda: "[3/4]" in server.said(), seconds=DOWNLOAD_S)
         wait_until(starter_home.engines)
         server.interrupt_group()
         assert server.process.wait(PATIENCE_S) == 0
