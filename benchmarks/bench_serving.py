@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
             assert child.stdout is not None
             place = json.loads(child.stdout.readline())
             ways = [Way("direct", place["engine_url"], place["engine_key"]), Way("tandem", place["url"], place["key"])]
-            for streams in STREAMS:
+            for streams in arguments.streams:
                 seen: dict[str, list[tuple[float, float]]] = {way.name: [] for way in ways}
                 for turn in range(arguments.rounds + 1):
                     for way in ways if turn % 2 else ways[::-1]:
@@ -118,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="starter")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS)
     arguments = parser.parse_args()
     results = run(arguments)
     print(f"Kept in {save('serving', {'arguments': vars(arguments), 'results': results})}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from tandem.kit.config import load_settings
-from tandem.kit.errors import Unavailable
+from tandem.kit.errors import NotFound, Unavailable
 from tandem.registry import pull
 from tandem.serve import DeployOptions, Routes
 from tandem.server import House, running_app
@@ -23,7 +23,7 @@ async def main(home: Path, model: str) -> None:
     house = House.open(load_settings({}, home=home))
     version = await pull(model, name="bench", registry=house.registry, settings=house.settings)
     options = DeployOptions(context_tokens=2048, parallel=16)
-    house.deployments.bind("bench", version=version, options=options)
+    house.deployments.bind("bench", version=version, options=options, engine="llamacpp")
     _, secret = house.keyring.create("bench")
     routes = Routes()
     async with running_app(house, routes=routes) as app:
@@ -34,7 +34,7 @@ async def main(home: Path, model: str) -> None:
             try:
                 upstream = routes.pick("bench")
                 break
-            except (Unavailable, LookupError):
+            except (NotFound, Unavailable):
                 await asyncio.sleep(0.1)
         place = {
             "url": f"http://127.0.0.1:{listener.getsockname()[1]}",
