@@ -30,7 +30,8 @@ HERE = Path(__file__).parent / "gateway"
 LITELLM = Path(__file__).parent.parent / ".bench" / "litellm" / "bin" / "litellm"
 NGINX = """daemon off; worker_processes 1; pid {home}/nginx.pid; error_log {home}/nginx.err;
 events {{ worker_connections 1024; }}
-http {{ access_log off; keepalive_requests 1000000; client_body_temp_path {home}/b; proxy_temp_path {home}/p; fastcgi_temp_path {home}/f;
+http {{ access_log off; keepalive_requests 1000000;
+client_body_temp_path {home}/b; proxy_temp_path {home}/p; fastcgi_temp_path {home}/f;
 uwsgi_temp_path {home}/u; scgi_temp_path {home}/s;
 upstream engine {{ server 127.0.0.1:{upstream}; keepalive 64; }}
 server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://engine; proxy_http_version 1.1;
