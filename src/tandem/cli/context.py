@@ -36,7 +36,8 @@ def emit(value: Any, *, as_json: bool, quiet: bool, bare: str | Iterable[str], s
         lines = [bare] if isinstance(bare, str) else bare
         _write("".join(f"{line}\n" for line in lines))
     else:
-        screen.print(shown)
+        # Text is for copying: a line that the console breaks would not work when pasted.
+        screen.print(shown, soft_wrap=isinstance(shown, str | Text))
 
 
 def _write(text: str) -> None:

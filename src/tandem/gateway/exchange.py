@@ -57,7 +57,6 @@ class Exchange:
 
     surface: str
     operation: str
-    token: str = ""
     client_request_id: str = ""
     id: str = field(default_factory=lambda: ids.new_id("req"))
     created: int = field(default_factory=clock.unix_seconds)
