@@ -22,6 +22,8 @@ params.warmup = False
 params.cpuparams.n_threads = 1
 params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
 params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+if orders["lora"]:
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(orders["lora"], 1.0)]
 server = xllamacpp.Server(params)
 answers = []
 for path, body in orders["calls"]:
@@ -32,9 +34,11 @@ print("ANSWERS" + json.dumps(answers))
 """
 
 
-def ask(model: Path, calls: Sequence[tuple[str, dict[str, Any]]], *, embedding: bool = False) -> list[Any]:
-    """What llama.cpp's own server answers to each (path, body)."""
-    orders = {"model": str(model), "calls": calls, "embedding": embedding}
+def ask(
+    model: Path, calls: Sequence[tuple[str, dict[str, Any]]], *, embedding: bool = False, lora: Path | None = None
+) -> list[Any]:
+    """What llama.cpp's own server answers to each (path, body), with the adapter `lora` where there is one."""
+    orders = {"model": str(model), "calls": calls, "embedding": embedding, "lora": str(lora or "")}
     child = subprocess.run(
         [sys.executable, "-c", _CHILD], input=json.dumps(orders), capture_output=True, text=True, check=False
     )

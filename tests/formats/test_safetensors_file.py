@@ -1,8 +1,10 @@
-"""Safetensors: read as the reference writes them, and refused where the header lies."""
+"""Safetensors: read and written as by the reference, and refused where the header lies."""
 
 import contextlib
 import json
 import struct
+import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from tandem.formats import SafetensorsFile
-from tandem.kit.errors import IntegrityError, NotFound
+from tandem.formats import BFloat16, Later, SafetensorsFile, write_safetensors
+from tandem.formats.safetensors_file import file_writing
+from tandem.kit.errors import IntegrityError, NotFound, StorageFull
+from tests.kit.full_disk import small_disk
 
 
 def written(folder: Path, header: Any, data: bytes = b"") -> Path:
@@ -116,3 +120,104 @@ def test_any_header_gives_a_file_or_an_integrity_error(
 ) -> None:
     with contextlib.suppress(IntegrityError):
         SafetensorsFile(written(tmp_path_factory.getbasetemp(), header, data))
+
+
+def every_type() -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    floats = {f"f{size}": random.standard_normal((3, 5)).astype(f"f{size // 8}") for size in (16, 32, 64)}
+    integers = {f"i{size}": random.integers(-9, 9, (2, 3)).astype(f"i{size // 8}") for size in (32, 64)}
+    bytes_ = {"u8": random.integers(0, 255, 7).astype(np.uint8), "b": np.float32(random.random((1, 1)))}
+    return {**floats, **integers, **bytes_, "empty": np.empty((0, 4), np.float32), "scalar": np.array(2, np.int64)}
+
+
+def test_what_is_written_is_what_the_reference_writes(tmp_path: Path) -> None:
+    tensors = every_type()
+    path = write_safetensors(tmp_path / "ours", tensors, {"format": "pt"})
+    save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
+    assert path.read_bytes() == (tmp_path / "theirs").read_bytes()
+    write_safetensors(path, tensors)
+    save_file(tensors, tmp_path / "theirs")
+    assert path.read_bytes() == (tmp_path / "theirs").read_bytes(), "a file is replaced"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["ours", "theirs"]
+
+
+def test_arrays_come_back_in_their_own_type(tmp_path: Path) -> None:
+    tensors = every_type()
+    file = SafetensorsFile(write_safetensors(tmp_path / "ours", tensors))
+    assert set(file.entries) == set(tensors)
+    for name, tensor in tensors.items():
+        found = file.array(name)
+        assert (found.dtype, found.shape, found.flags.writeable or found.size == 0) == (
+            tensor.dtype,
+            tensor.shape,
+            tensor.size == 0,
+        )
+        np.testing.assert_array_equal(found, tensor)
+
+
+def test_torch_reads_bfloat16(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+    from safetensors.torch import save_file as save_torch
+
+    bits = np.array([[0x3F80, 0xC000], [0x7F80, 0x8000]], np.uint16)
+    path = write_safetensors(tmp_path / "ours", {"a": BFloat16(bits), "b": bits.astype(np.float16)})
+    found = load_file(path)
+    assert found["a"].dtype == torch.bfloat16
+    assert found["a"].tolist() == [[1.0, -2.0], [float("inf"), -0.0]]
+    save_torch(found, tmp_path / "theirs")
+    assert path.read_bytes() == (tmp_path / "theirs").read_bytes()
+    np.testing.assert_array_equal(SafetensorsFile(path).array("a"), bits)
+
+
+@pytest.mark.parametrize("made", [lambda x: x.T, lambda x: x[::2, ::-1], lambda x: x.astype(">f4"), np.asfortranarray])
+def test_any_order_in_memory_is_written(tmp_path: Path, made: Any) -> None:
+    tensor = made(np.arange(1_200_000, dtype=np.float32).reshape(1000, 1200))  # more than one piece
+    file = SafetensorsFile(write_safetensors(tmp_path / "ours", {"é": tensor}))
+    np.testing.assert_array_equal(file.array("é"), tensor)
+
+
+def test_memory_does_not_grow_with_a_tensor(tmp_path: Path) -> None:
+    big = np.zeros(2**24, np.float32)  # 64 MiB, of which no page is touched
+    tracemalloc.start()
+    try:
+        write_safetensors(tmp_path / "ours", {"a": big, "b": big[::-1]})
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_tensor_is_made_when_it_is_written(tmp_path: Path) -> None:
+    made = []
+
+    def make(value: float) -> Any:
+        made.append(value)
+        return np.full((2, 3), value, np.float32)
+
+    later = {name: Later(shape=(2, 3), make=partial(make, value)) for name, value in (("b", 2.0), ("a", 1.0))}
+    path = write_safetensors(tmp_path / "ours", later)
+    assert made == [1.0, 2.0]
+    save_file({"a": np.full((2, 3), 1, np.float32), "b": np.full((2, 3), 2, np.float32)}, tmp_path / "theirs")
+    assert path.read_bytes() == (tmp_path / "theirs").read_bytes()
+    with pytest.raises(AssertionError, match="promised"):
+        write_safetensors(path, {"a": Later(shape=(3, 2), make=partial(make, 3.0))})
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "ours", every_type())
+    before = path.read_bytes()
+    with pytest.raises(AssertionError, match="complex"):
+        write_safetensors(path, {"a": np.array([1j])})
+    with contextlib.suppress(KeyError), file_writing(path) as file:
+        file.write(b"half")
+        raise KeyError
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.fault
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        with pytest.raises(StorageFull, match="No space"):
+            write_safetensors(disk / "ours", {"a": np.zeros(2**22, np.float32)})
+        assert list(disk.iterdir()) == []

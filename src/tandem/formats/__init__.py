@@ -3,17 +3,27 @@
 from tandem.formats.convert import convert_folder
 from tandem.formats.gguf_facts import facts
 from tandem.formats.gguf_file import GGUFHeader, TensorInfo, read_header
-from tandem.formats.hf_folder import FOLDER_FILES
-from tandem.formats.safetensors_file import SafetensorsFile
+from tandem.formats.gguf_weights import GGUFWeights, folder_from_gguf
+from tandem.formats.hf_folder import FOLDER_FILES, folder_writing
+from tandem.formats.lora import ADAPTER_FILES, write_lora_gguf
+from tandem.formats.safetensors_file import BFloat16, Later, SafetensorsFile, write_safetensors
 from tandem.formats.tiny import write_tiny_gguf
 
 __all__ = [
+    "ADAPTER_FILES",
     "FOLDER_FILES",
+    "BFloat16",
     "GGUFHeader",
+    "GGUFWeights",
+    "Later",
     "SafetensorsFile",
     "TensorInfo",
     "convert_folder",
     "facts",
+    "folder_from_gguf",
+    "folder_writing",
     "read_header",
+    "write_lora_gguf",
+    "write_safetensors",
     "write_tiny_gguf",
 ]

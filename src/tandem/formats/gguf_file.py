@@ -92,6 +92,20 @@ class GGUFHeader:
             raise _broken(self.path, f"{key} is not a list of strings")
         return strings
 
+    def integers(self, key: str) -> tuple[int, ...]:
+        """The whole numbers under `key`, empty where the file has none.
+
+        Raises:
+            IntegrityError: the value has another type.
+        """
+        value = self.metadata.get(key, ())
+        if not isinstance(value, tuple):
+            raise _broken(self.path, f"{key} is not a list of whole numbers")
+        numbers = tuple(item for item in value if isinstance(item, int) and not isinstance(item, bool))
+        if len(numbers) != len(value):
+            raise _broken(self.path, f"{key} is not a list of whole numbers")
+        return numbers
+
 
 def read_header(path: Path) -> GGUFHeader:
     """Read and check the header of a GGUF file of version 2 or 3; the weights are not read.

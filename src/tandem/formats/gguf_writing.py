@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +35,31 @@ def gguf_writing(path: Path, *, architecture: str) -> Iterator[GGUFWriter]:
         yield writer
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        writer.write_ti_data_to_file()
+        _write_tensors(writer)
         writer.close()
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        if error.errno == errno.ENOSPC or "requested and" in str(error):  # numpy's tofile() hides the number
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StorageFull(f"No space left to write {path}.", remedy="Free some space and run it again.") from error
         raise
     finally:
-        writer.close()
+        with suppress(OSError):  # what is left in its buffer may not fit either
+            writer.close()
         part.unlink(missing_ok=True)
+
+
+def _write_tensors(writer: GGUFWriter) -> None:
+    """The writer's own way is numpy's tofile(), which says nothing when the last bytes do not fit on the disk."""
+    assert writer.fout is not None, "opened with the header"
+    (file,), (tensors,) = writer.fout, writer.tensors
+    writer.write_padding(file, file.tell())
+    for info in tensors.values():
+        file.write(np.ascontiguousarray(info.tensor).data)
+        writer.write_padding(file, info.nbytes)
+        info.tensor = None  # its memory is free again
 
 
 def add_weights(writer: GGUFWriter, name: str, weights: NDArray[np.float32], *, kind: str) -> None:

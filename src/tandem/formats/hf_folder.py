@@ -1,13 +1,18 @@
 """A Hugging Face model folder: its JSON files, its one weights file, and refusals of what cannot be used."""
 
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
 
-from tandem.formats.safetensors_file import SafetensorsFile
-from tandem.kit.errors import IntegrityError, NotFound, UnsupportedFeature
+from tandem.formats.safetensors_file import SafetensorsFile, sync_folder
+from tandem.kit.errors import Conflict, IntegrityError, NotFound, StorageFull, UnsupportedFeature
 
 T = TypeVar("T")
 
@@ -101,3 +106,46 @@ class HFFolder:
             f"{self.path} cannot be converted to GGUF: {what}.",
             remedy="Convert it with llama.cpp's convert_hf_to_gguf.py and pull the GGUF file.",
         )
+
+
+@contextmanager
+def folder_writing(dest: Path) -> Iterator[Path]:
+    """An empty folder to fill with files that are synced one by one; it is at `dest` after a clean exit, and
+    nowhere after another. Several processes may try: the first one wins.
+
+    Raises:
+        Conflict: there is something at `dest`.
+        StorageFull: the disk under `dest` is full.
+    """
+    if dest.exists():
+        raise _taken(dest)
+    holder: Path | None = None
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=f"{dest.name}.", suffix=".part", dir=dest.parent))
+        part = holder / dest.name  # with the rights that any new folder has
+        part.mkdir()
+        yield part
+        sync_folder(part)
+        _rename(part, dest)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFull(f"No space left to write {dest}.", remedy="Free some space and run it again.") from error
+        raise
+    finally:
+        if holder is not None:
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+def _rename(part: Path, dest: Path) -> None:
+    try:
+        part.rename(dest)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+            raise _taken(dest) from error
+        raise
+    sync_folder(dest.parent)
+
+
+def _taken(dest: Path) -> Conflict:
+    return Conflict(f"{dest} is there already.", remedy="Use it, or remove it first.")

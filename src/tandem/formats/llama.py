@@ -17,7 +17,7 @@ ARCHITECTURE = "LlamaForCausalLM"
 
 # llama.cpp knows pre-tokenizers by name from a closed list; these two are the ones that recipes may use.
 _DIGITS = {"type": "Digits", "individual_digits": True}
-_PRE_TOKENIZERS: Mapping[str, list[dict[str, Any]]] = {"gpt-2": [], "smollm": [_DIGITS]}
+PRE_TOKENIZERS: Mapping[str, list[dict[str, Any]]] = {"gpt-2": [], "smollm": [_DIGITS]}
 
 
 class _Rope(msgspec.Struct):
@@ -26,7 +26,7 @@ class _Rope(msgspec.Struct):
     rope_theta: float | None = None
 
 
-class _Config(msgspec.Struct):
+class LlamaConfig(msgspec.Struct):
     """`config.json` as far as a conversion needs it."""
 
     vocab_size: Count
@@ -114,7 +114,7 @@ def convert_llama(folder: HFFolder, dest: Path, *, name: str, kind: str = "q8_0"
         UnsupportedFeature: another architecture, rope scaling, another tokenizer, or weights in several files.
         IntegrityError: a file of the folder is damaged or a tensor is missing.
     """
-    config = _checked_config(folder)
+    config = checked_config(folder)
     tokenizer, pre = _checked_tokenizer(folder)
     with gguf_writing(dest, architecture="llama") as writer:
         writer.add_name(name)
@@ -130,10 +130,16 @@ def convert_llama(folder: HFFolder, dest: Path, *, name: str, kind: str = "q8_0"
     return dest
 
 
-def _checked_config(folder: HFFolder) -> _Config:
+def checked_config(folder: HFFolder) -> LlamaConfig:
+    """The folder's `config.json`.
+
+    Raises:
+        UnsupportedFeature: llama.cpp's llama would compute something else.
+        NotFound, IntegrityError: it is missing or damaged.
+    """
     if folder.architecture != ARCHITECTURE:
         raise folder.refuse(f"its architecture is {folder.architecture}, not {ARCHITECTURE}")
-    config = folder.read("config.json", _Config)
+    config = folder.read("config.json", LlamaConfig)
     rope = config.rope_parameters or config.rope_scaling or _Rope()
     rope_type = rope.rope_type or rope.type or "default"
     if rope_type != "default":
@@ -159,10 +165,10 @@ def _checked_tokenizer(folder: HFFolder) -> tuple[_Tokenizer, str]:
         raise folder.refuse("its tokenizer adds tokens around the text")
     splitter = tokenizer.pre_tokenizer or {}
     steps = splitter.get("pretokenizers") if splitter.get("type") == "Sequence" else [splitter]
-    for name, before in _PRE_TOKENIZERS.items():
+    for name, before in PRE_TOKENIZERS.items():
         if isinstance(steps, list) and steps and steps[:-1] == before and _is_byte_level(steps[-1]):
             return tokenizer, name
-    raise folder.refuse(f"its pre-tokenizer is none of {', '.join(sorted(_PRE_TOKENIZERS))}")
+    raise folder.refuse(f"its pre-tokenizer is none of {', '.join(sorted(PRE_TOKENIZERS))}")
 
 
 def _is_byte_level(step: object) -> bool:
@@ -173,7 +179,7 @@ def _is_byte_level(step: object) -> bool:
             return False
 
 
-def _add_shape(writer: GGUFWriter, config: _Config) -> None:
+def _add_shape(writer: GGUFWriter, config: LlamaConfig) -> None:
     theta = config.rope_parameters.rope_theta if config.rope_parameters else None
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
@@ -211,7 +217,7 @@ def _add_vocabulary(writer: GGUFWriter, folder: HFFolder, tokenizer: _Tokenizer,
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
 
 
-def _add_special_tokens(writer: GGUFWriter, folder: HFFolder, tokenizer: _Tokenizer, config: _Config) -> None:
+def _add_special_tokens(writer: GGUFWriter, folder: HFFolder, tokenizer: _Tokenizer, config: LlamaConfig) -> None:
     named = _TokenizerConfig()
     if folder.has("tokenizer_config.json"):
         named = folder.read("tokenizer_config.json", _TokenizerConfig)
@@ -240,7 +246,7 @@ def _chat_template(folder: HFFolder, named: _TokenizerConfig) -> str | None:
     return template
 
 
-def _tensors(folder: HFFolder, config: _Config) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _tensors(folder: HFFolder, config: LlamaConfig) -> Iterator[tuple[str, NDArray[np.float32]]]:
     _check_shapes(folder, config)
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for key in folder.weights.entries:
@@ -249,17 +255,12 @@ def _tensors(folder: HFFolder, config: _Config) -> Iterator[tuple[str, NDArray[n
         new_name = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if new_name is None:
             raise folder.refuse(f"its tensor {key!r} has no place in llama.cpp's llama")
-        weights = folder.weights.weights(key)
-        if ".q_proj." in key:
-            weights = _interleaved(weights, config.num_attention_heads)
-        elif ".k_proj." in key:
-            weights = _interleaved(weights, config.key_value_heads)
-        yield new_name, weights
+        yield new_name, in_rope_order(folder.weights.weights(key), key, config)
 
 
-def _check_shapes(folder: HFFolder, config: _Config) -> None:
+def _check_shapes(folder: HFFolder, config: LlamaConfig) -> None:
     entries = folder.weights.entries
-    for key, shape in _shapes(config).items():
+    for key, shape in tensor_shapes(config).items():
         if key not in entries and key.endswith(".bias"):
             continue
         if key not in entries or entries[key].shape != shape:
@@ -270,8 +271,8 @@ def _check_shapes(folder: HFFolder, config: _Config) -> None:
             )
 
 
-def _shapes(config: _Config) -> dict[str, tuple[int, ...]]:
-    """What the weights must be; biases may be missing."""
+def tensor_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight by its name in transformers; biases may be missing."""
     width, queries = config.hidden_size, config.num_attention_heads * config.head
     keys, inner, words = config.key_value_heads * config.head, config.intermediate_size, config.vocab_size
     layer: dict[str, tuple[int, ...]] = {
@@ -298,7 +299,26 @@ def _shapes(config: _Config) -> dict[str, tuple[int, ...]]:
     return shapes if config.tie_word_embeddings else shapes | {"lm_head.weight": (words, width)}
 
 
-def _interleaved(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows in the order of llama.cpp's rope, which turns neighbours, from the halves that transformers turns."""
+def in_rope_order(weights: NDArray[np.float32], key: str, config: LlamaConfig) -> NDArray[np.float32]:
+    """The rows of the tensor `key` as llama.cpp wants them: its rope turns neighbours, that of transformers halves."""
+    heads = _turned_heads(key, config)
+    if not heads:
+        return weights
     rows = weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
     return rows.swapaxes(1, 2).reshape(weights.shape)
+
+
+def from_rope_order(weights: NDArray[np.float32], key: str, config: LlamaConfig) -> NDArray[np.float32]:
+    """The inverse of `in_rope_order`: rows as transformers wants them."""
+    heads = _turned_heads(key, config)
+    if not heads:
+        return weights
+    rows = weights.reshape(heads, weights.shape[0] // heads // 2, 2, *weights.shape[1:])
+    return rows.swapaxes(1, 2).reshape(weights.shape)
+
+
+def _turned_heads(key: str, config: LlamaConfig) -> int:
+    """How many heads the tensor makes that rope turns; 0 for all but queries and keys."""
+    if ".q_proj." in key:
+        return config.num_attention_heads
+    return config.key_value_heads if ".k_proj." in key else 0

@@ -1,18 +1,20 @@
-"""Safetensors files: a bounded header reader, and weights as numpy arrays, bfloat16 included."""
+"""Safetensors files: a bounded header reader, tensors as numpy arrays, and a writer; bfloat16 included."""
 
+import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tandem.kit.errors import IntegrityError, NotFound
+from tandem.kit.errors import IntegrityError, NotFound, StorageFull
 
 MAX_HEADER_BYTES = 100_000_000  # the bound of the format's own library
 MAX_TENSORS = 65_536
@@ -26,7 +28,34 @@ _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2
     "F8_E4M3": 1,
     "F8_E5M2": 1,
 }
-_READABLE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_WEIGHTS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_READABLE = {"U64": "<u8", "I64": "<i8", "U32": "<u4", "I32": "<i4", "U16": "<u2", "I16": "<i2"} | {
+    "U8": "|u1",
+    "I8": "|i1",
+    "BOOL": "|b1",
+    **_WEIGHTS,
+}
+# What is written, in the order of the reference, which keeps every tensor aligned: wide numbers first.
+_WRITABLE = ("I64", "F64", "F32", "I32", "BF16", "F16", "U8")
+_CHUNK = 2**18  # numbers that are copied at a time
+
+
+@dataclass(frozen=True, slots=True)
+class BFloat16:
+    """bfloat16 numbers, which numpy does not know, by their bits."""
+
+    bits: NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """A float32 tensor that is made when it is written, so that a large model is never in memory as a whole."""
+
+    shape: tuple[int, ...]
+    make: Callable[[], NDArray[np.float32]]
+
+
+Tensor = NDArray[Any] | BFloat16 | Later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +79,23 @@ class SafetensorsFile:
         self.path = path
         self.entries: Mapping[str, Entry] = MappingProxyType(_read_entries(path))
 
+    def array(self, name: str) -> NDArray[Any]:
+        """A tensor in its own type, read only and on disk until it is touched; bfloat16 comes as uint16 bits.
+
+        Raises:
+            NotFound: there is no such tensor.
+            IntegrityError: numpy has no type for its numbers.
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            raise NotFound(f"{self.path} has no tensor {name!r}.", remedy="Fetch the model again.")
+        if entry.dtype not in _READABLE:
+            raise _broken(self.path, f"tensor {name!r} has the type {entry.dtype}, which is not read")
+        dtype = np.dtype(_READABLE[entry.dtype])
+        if math.prod(entry.shape) == 0:
+            return np.empty(entry.shape, dtype=dtype)
+        return np.memmap(self.path, dtype=dtype, mode="r", offset=entry.offset, shape=entry.shape)
+
     def weights(self, name: str) -> NDArray[np.float32]:
         """A tensor as float32, read only where that needs no copy.
 
@@ -57,17 +103,102 @@ class SafetensorsFile:
             NotFound: there is no such tensor.
             IntegrityError: it holds no floating-point numbers of 16 to 64 bits.
         """
-        entry = self.entries.get(name)
-        if entry is None:
-            raise NotFound(f"{self.path} has no tensor {name!r}.", remedy="Fetch the model again.")
-        if entry.dtype not in _READABLE:
-            raise _broken(self.path, f"tensor {name!r} has the type {entry.dtype}, which is no weight")
-        raw = np.memmap(
-            self.path, dtype=_READABLE[entry.dtype], mode="r", offset=entry.offset, shape=entry.shape or (1,)
-        )
-        if entry.dtype == "BF16":  # the upper half of a float32
+        raw = np.atleast_1d(self.array(name))
+        dtype = self.entries[name].dtype
+        if dtype not in _WEIGHTS:
+            raise _broken(self.path, f"tensor {name!r} has the type {dtype}, which is no weight")
+        if dtype == "BF16":  # the upper half of a float32
             return (raw.astype(np.uint32) << 16).view(np.float32)
         return np.asarray(raw, dtype=np.float32)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+    """Write tensors of float16 to float64, int32, int64, uint8 and `BFloat16` to `path`, byte for byte as the
+    reference does; a tensor is copied in small pieces, so a memory-mapped one is never in memory as a whole.
+
+    transformers asks for the metadata {"format": "pt"}.
+
+    Raises:
+        StorageFull: the disk under `path` is full; nothing is left behind.
+    """
+    types = {name: _type(name, tensor) for name, tensor in tensors.items()}
+    order = sorted(tensors, key=lambda name: (_WRITABLE.index(types[name]), name.encode()))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        shape = tensor.bits.shape if isinstance(tensor, BFloat16) else tensor.shape
+        begin, end = end, end + math.prod(shape) * _WIDTHS[types[name]]
+        header[name] = {"dtype": types[name], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file_writing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            for piece in _pieces(name, tensors[name], types[name]):
+                file.write(piece.data)
+    return path
+
+
+@contextmanager
+def file_writing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which is at `path` after a clean exit, and nowhere after another.
+
+    Raises:
+        StorageFull: the disk under `path` is full.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFull(f"No space left to write {path}.", remedy="Free some space and run it again.") from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder last."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _type(name: str, tensor: Tensor) -> str:
+    if isinstance(tensor, Later):
+        return "F32"
+    if isinstance(tensor, BFloat16):
+        assert tensor.bits.dtype == np.uint16, f"{name}: the bits of bfloat16 are uint16"
+        return "BF16"
+    for dtype in _WRITABLE:
+        if dtype != "BF16" and tensor.dtype.newbyteorder("<") == np.dtype(_READABLE[dtype]):
+            return dtype
+    raise AssertionError(f"{name}: {tensor.dtype} is not written to safetensors files")
+
+
+def _pieces(name: str, tensor: Tensor, dtype: str) -> Iterator[NDArray[Any]]:
+    """Runs of little-endian numbers in C order, whatever the tensor's own order in memory."""
+    array: NDArray[Any]
+    match tensor:
+        case BFloat16(bits):
+            array = bits
+        case Later(shape=shape, make=make):
+            array = make()
+            assert array.dtype == np.dtype("f4"), f"{name}: {array.dtype}, where float32 was promised"
+            assert array.shape == shape, f"{name}: {array.shape}, where {shape} was promised"
+        case _:
+            array = tensor
+    numbers = array.reshape(-1) if array.flags.c_contiguous else array.flat
+    for start in range(0, array.size, _CHUNK):
+        yield np.asarray(numbers[start : start + _CHUNK], dtype=_READABLE[dtype])
 
 
 def _read_entries(path: Path) -> dict[str, Entry]:
