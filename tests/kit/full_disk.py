@@ -11,11 +11,11 @@ SIZE = 2**20
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 1 MiB in a new folder."""
+def small_disk(folder: Path, *, size: int = SIZE) -> Iterator[Path]:
+    """A file system of 1 MiB, or `size` bytes, in a new folder."""
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode != 0:
         pytest.skip("only root can mount a small disk")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.kit.config import Settings, load_settings
+from tandem.kit.config import Settings, child_environment, load_settings
 from tandem.kit.errors import ConfigError
 
 
@@ -159,3 +159,12 @@ def test_a_number_out_of_bounds_is_named(home: Path, name: str, value: float) ->
 def test_not_a_number_is_no_duration(home: Path) -> None:
     with pytest.raises(ConfigError, match="key_cache_s"):
         _load(home, "key_cache_s = nan")
+
+
+def test_a_child_gets_what_it_computes_with_and_no_secret() -> None:
+    computing = {"PATH": "/bin", "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "1", "NCCL_DEBUG": "INFO"}
+    hub = {"TANDEM_HUB_TOKEN": "hf_secret", "https_proxy": "http://a:b@c", "TANDEM_CONFIG": "x.toml"}
+    secret = {"OPENAI_API_KEY": "sk-secret", "AWS_SECRET_ACCESS_KEY": "secret", "TANDEM_DATABASE_URL": "postgresql://"}
+    environ = computing | hub | secret
+    assert child_environment(environ) == computing
+    assert child_environment(environ, hub=True) == computing | hub

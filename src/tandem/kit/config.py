@@ -14,9 +14,34 @@ from tandem.kit.errors import ConfigError
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 PositiveBytes = Annotated[int, msgspec.Meta(gt=0)]
 # A segment must hold a record, and a page is the least that a disk writes.
 SegmentBytes = Annotated[int, msgspec.Meta(ge=4096)]
+
+# What a worker may know of its surroundings: where programs and libraries are, and how to compute. No setting of
+# ours and nothing that could be a secret.
+_CHILD_NAMES = frozenset(
+    {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "PYTHONPATH"}
+    | {"LD_LIBRARY_PATH", "LD_PRELOAD", "CC", "CXX", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+)
+_CHILD_PREFIXES = (
+    "LC_",
+    "CUDA_",
+    "NVIDIA_",
+    "NCCL_",
+    "GLOO_",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "MKL_",
+    "MALLOC_",
+    "TORCH",
+    "PYTORCH_",
+)
+# What a child that fetches from the hub needs besides.
+_HUB_NAMES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+_HUB_PREFIXES = ("TANDEM_HUB_", "TANDEM_CONFIG", "TANDEM_HOME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +87,12 @@ class Settings:
     """Access token for gated models of the hub."""
     allow_private_upstreams: bool = False
     """Let outbound requests reach private and loopback addresses."""
+    local_usd_per_hour: NotNegative = 0.0
+    """What an hour of this machine costs, for the cost of runs and their limit; 0 where it is not known."""
+    lease_s: PositiveSeconds = 30.0
+    """How long a run belongs to a supervisor that gives no sign of life on another machine."""
+    stop_grace_s: Seconds = 300.0
+    """How long the workers of a run may take to save when they are stopped."""
     log_level: str = "info"
     """debug, info, warning or error."""
     log_format: str = "text"
@@ -101,6 +132,21 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
     values = {**from_file, **variables, **{key: value for key, value in overrides.items() if value is not None}}
     settings = _convert(values)
     return replace(settings, home=settings.home.expanduser().absolute())
+
+
+def child_environment(environ: Mapping[str, str] | None = None, *, hub: bool = False) -> dict[str, str]:
+    """The environment of a worker process: what it needs to compute, without settings, keys and tokens.
+
+    With `hub` also what reaches the hub of models and data: its settings and the proxies.
+    """
+    environ = os.environ if environ is None else environ
+    names = _CHILD_NAMES | _HUB_NAMES if hub else _CHILD_NAMES
+    prefixes = _CHILD_PREFIXES + _HUB_PREFIXES if hub else _CHILD_PREFIXES
+    return {
+        key: value
+        for key, value in environ.items()
+        if key in names or key.startswith(prefixes) or (hub and key.upper() in _HUB_NAMES)
+    }
 
 
 def _read_file(path: Path, *, required: bool, known: set[str]) -> dict[str, Any]:

@@ -1,5 +1,75 @@
 """Frozen nouns that cross walls."""
 
 from tandem.spec.artifact import Artifact, Task, Version
+from tandem.spec.placement import Checkpoints, Limits, Placement, load_placement, parse_placement
+from tandem.spec.recipe import (
+    Batch,
+    Budget,
+    Curation,
+    Data,
+    Evaluation,
+    Export,
+    Lora,
+    Model,
+    Objective,
+    Optimizer,
+    Recipe,
+    Shape,
+    Tokenizer,
+    canonical,
+    load_recipe,
+    parse_recipe,
+    recipe_id,
+)
+from tandem.spec.run import EXIT_STATUS, Ending, Event, Happened, Job, Run, RunState, fold
+from tandem.spec.run_folder import AttemptFolder, RunFolder
+from tandem.spec.story import (
+    GOODPUT,
+    Story,
+    is_number,
+    read_story,
+    without_repeats,
+)
 
-__all__ = ["Artifact", "Task", "Version"]
+__all__ = [
+    "EXIT_STATUS",
+    "GOODPUT",
+    "Artifact",
+    "AttemptFolder",
+    "Batch",
+    "Budget",
+    "Checkpoints",
+    "Curation",
+    "Data",
+    "Ending",
+    "Evaluation",
+    "Event",
+    "Export",
+    "Happened",
+    "Job",
+    "Limits",
+    "Lora",
+    "Model",
+    "Objective",
+    "Optimizer",
+    "Placement",
+    "Recipe",
+    "Run",
+    "RunFolder",
+    "RunState",
+    "Shape",
+    "Story",
+    "Task",
+    "Tokenizer",
+    "Version",
+    "canonical",
+    "fold",
+    "is_number",
+    "load_placement",
+    "load_recipe",
+    "parse_placement",
+    "parse_recipe",
+    "read_story",
+    "recipe_id",
+    "without_repeats",
+]
