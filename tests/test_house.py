@@ -242,6 +242,8 @@ def test_importing_does_no_work() -> None:
     """No file is written, no socket opened, no thread or process started, no optional package loaded."""
     names = [".".join(("tandem", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in MODULES]
     names = [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+    # The workshop may load torch, whose own import does all sorts of work; but its data side is without it.
+    names = [name for name in names if not name.startswith("tandem.train.") or name.startswith("tandem.train.data")]
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_EVERYTHING, *names], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )

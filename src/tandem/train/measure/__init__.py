@@ -1,0 +1,1 @@
+"""Measurements: what this machine can compute, and what a run makes of it."""
