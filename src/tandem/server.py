@@ -30,7 +30,7 @@ from tandem.kit.blobs import Blobs
 from tandem.kit.config import Settings
 from tandem.kit.db import Database
 from tandem.kit.errors import ConfigError, Conflict, StorageFull, TandemError
-from tandem.registry import Registry
+from tandem.registry import Datasets, Registry, Runs
 from tandem.serve import ENGINES, Controller, Deployments, EngineFactory, Routes
 
 _log = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ class House:
     registry: Registry
     keyring: Keyring
     deployments: Deployments
+    runs: Runs
+    datasets: Datasets
 
     @classmethod
     def open(cls, settings: Settings) -> "House":
@@ -84,6 +86,8 @@ class House:
             registry=Registry(db, Blobs(settings.blobs_url, cache=settings.home / "cache" / "blobs")),
             keyring=Keyring(db, cache_s=settings.key_cache_s, grace_s=settings.key_grace_s),
             deployments=Deployments(db),
+            runs=Runs(db, settings.home),
+            datasets=Datasets(db, settings.home),
         )
 
 

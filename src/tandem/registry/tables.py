@@ -1,4 +1,4 @@
-"""The registry's table: one row for each version of a model, never changed."""
+"""The registry's tables: versions, which never change; the index of runs, and which datasets they used."""
 
 import sqlalchemy as sa
 
@@ -19,4 +19,32 @@ versions = sa.Table(
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     # The same bytes under the same name are the same version, however often and by whomever they are pulled.
     sa.UniqueConstraint("name", "digest"),
+)
+
+# Rows of these three can be made again from the folders of runs and datasets; those are the truth.
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("recipe_id", sa.String(71), nullable=False, index=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # as of the last look at the log
+    sa.Column("created_at", sa.BigInteger, nullable=False),  # Unix milliseconds
+)
+
+datasets = sa.Table(
+    "datasets",
+    metadata,
+    sa.Column("digest", sa.String(71), primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("format", sa.String(16), nullable=False),
+    sa.Column("license", sa.Text, nullable=False),
+    sa.Column("counts", sa.JSON, nullable=False),
+)
+
+run_datasets = sa.Table(
+    "run_datasets",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("digest", sa.String(71), primary_key=True, index=True),
 )
