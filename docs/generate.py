@@ -1,4 +1,4 @@
-"""Writes the pages of the documentation that the code already knows: the map, settings, errors, commands."""
+"""Writes the pages of the documentation that the code already knows: map, settings, errors, commands, recipes."""
 
 import argparse
 import ast
@@ -8,10 +8,15 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import inspect
+
 from tandem.kit.config import Settings
+from tandem.spec import Placement, Recipe
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "src" / "tandem"
@@ -23,6 +28,17 @@ BESIDE = {
     "tests": "the same tree as the package; fixtures in `conftest.py`",
 }
 WIDTH = 40
+_RECIPES = """# Recipes and placements
+
+A recipe says what is trained, a placement where. Both are TOML files. An unknown key, a wrong type or a value out of
+bounds is refused with an error that names the key. `tandem train RECIPE --set data.0.weight=2` changes a key by its
+dotted name, in which a number counts the entries of a list from 0.
+[The design note](../design/003-recipes-are-toml.md) says why they are files, [the guide](../guides/train.md) how to use
+them.
+
+The sha256 of a recipe's canonical JSON is the identity of its result. Keys that have their default are left out of it,
+and so are those that do not change the result: `name`, `about`, `curation`, `model.parent`, and of data `source`,
+`license`, `include` and `limit`. The digests, which the preparation fills in, stand for them."""
 TYPE_WORDS = {
     "str": "text",
     "Path": "path",
@@ -30,6 +46,7 @@ TYPE_WORDS = {
     "bool": "true or false",
     "Seconds": "seconds",
     "PositiveSeconds": "seconds, more than 0",
+    "NotNegative": "number, at least 0",
     "PositiveBytes": "bytes",
     "SegmentBytes": "bytes, at least 4096",
 }
@@ -169,11 +186,127 @@ def _help(app: Any, name: str) -> str:
     return "\n".join(line.rstrip() for line in result.output.strip().splitlines())
 
 
+def recipes_page() -> str:
+    """docs/reference/recipes.md: every table of recipes and placements, from the structs that read them."""
+    parts = [_RECIPES]
+    for kind, name in ((Recipe, "recipe"), (Placement, "placement")):
+        for path, table in spec_tables(kind):
+            said = " ".join((table.__doc__ or "").split())
+            rows = "\n".join(
+                f"| `{key}` | {what} | {default} | {text} |" for key, what, default, text in spec_rows(table)
+            )
+            title = f"The {name}" if not path else f"`{path}` in the {name}"
+            parts.append(f"## {title}\n\n{said}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{rows}")
+    return "\n\n".join([*parts, _objectives()]) + "\n"
+
+
+def _objectives() -> str:
+    """The parameters of our objectives; read from the source, since importing it takes torch."""
+    rows = []
+    for path in sorted((PACKAGE / "train" / "objectives").glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and "Params" in map(ast.unparse, node.bases):
+                keys = [
+                    f"{ast.unparse(one.target)} = {ast.unparse(one.value)}"
+                    for one in node.body
+                    if isinstance(one, ast.AnnAssign) and one.value is not None
+                ]
+                said = " ".join((ast.get_docstring(node) or "").split())
+                rows.append(f"| `{path.stem}` | {', '.join(f'`{key}`' for key in keys) or 'none'} | {said} |")
+    head = "## Parameters of the objectives\n\n| objective | parameters and defaults | meaning |\n|---|---|---|\n"
+    return head + "\n".join(rows)
+
+
+def spec_tables(kind: type[msgspec.Struct], above: str = "") -> Iterator[tuple[str, type[msgspec.Struct]]]:
+    """A table and those inside it, each with how a file writes its heading; empty for the whole file."""
+    yield above, kind
+    for field in _struct(kind).fields:
+        many = isinstance(field.type, inspect.VarTupleType)
+        inner = field.type.item_type if isinstance(field.type, inspect.VarTupleType) else _without_none(field.type)
+        if isinstance(inner, inspect.StructType):
+            name = ".".join(filter(None, [above.strip("[]"), field.name]))
+            yield from spec_tables(inner.cls, f"[[{name}]]" if many else f"[{name}]")
+
+
+def spec_rows(kind: type[msgspec.Struct]) -> Iterator[tuple[str, str, str, str]]:
+    """Name, type, default and docstring of each key of a table."""
+    said = _field_docstrings(kind)
+    for field in _struct(kind).fields:
+        default = "" if field.required else f"`{_toml(field.default)}`"
+        if isinstance(_without_none(field.type), inspect.StructType) or field.default_factory is not msgspec.NODEFAULT:
+            default = "" if field.required else "none" if field.default is None else "its defaults"
+        yield field.name, _type_words(field.type), default or "required", said.get(field.name, "")
+
+
+def _struct(kind: type[msgspec.Struct]) -> inspect.StructType:
+    found = inspect.type_info(kind)
+    assert isinstance(found, inspect.StructType)
+    return found
+
+
+def _without_none(kind: inspect.Type) -> inspect.Type:
+    if isinstance(kind, inspect.UnionType):
+        rest = [one for one in kind.types if not isinstance(one, inspect.NoneType)]
+        return rest[0] if len(rest) == 1 else kind
+    return kind
+
+
+def _type_words(kind: inspect.Type) -> str:
+    """What a key takes."""
+    match _without_none(kind):
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType() as number:
+            return f"integer{_bounds(number)}"
+        case inspect.FloatType() as number:
+            return f"number{_bounds(number)}"
+        case inspect.StrType(pattern=pattern):
+            return "text" if pattern is None else "digest" if "sha256" in pattern else "name"
+        case inspect.LiteralType(values=values):
+            return ", ".join(f"`{value}`" for value in values)
+        case inspect.VarTupleType(item_type=inspect.StructType()):
+            return "list of tables"
+        case inspect.VarTupleType(item_type=item):
+            return f"list of {_type_words(item)}"
+        case _:
+            return "table"
+
+
+def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
+    """The bounds of a number; those that only keep it writable are not told."""
+    low = f"more than {kind.gt:g}" if kind.gt is not None else f"at least {kind.ge}" if kind.ge is not None else ""
+    high = f"at most {kind.le:,}" if kind.le is not None and kind.le < 2**20 else ""
+    return ", " * bool(low or high) + " and ".join(filter(None, [low, high])).replace(".0", "")
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return (
+        f"[{', '.join(map(_toml, value))}]" if isinstance(value, tuple) else f'"{value}"' if value == "" else str(value)
+    )
+
+
+def _field_docstrings(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """The docstrings under the fields of a struct; only the source still has them."""
+    tree = ast.parse(Path(sys.modules[kind.__module__].__file__ or "").read_text())
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__).body
+    return {
+        field.target.id: " ".join(str(ast.literal_eval(text.value)).split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }
+
+
 PAGES: dict[str, tuple[str, Callable[[], str]]] = {
     "map": ("docs/map.md", map_page),
     "settings": ("docs/reference/settings.md", settings_page),
     "errors": ("docs/reference/errors.md", errors_page),
     "cli": ("docs/reference/cli.md", cli_page),
+    "recipes": ("docs/reference/recipes.md", recipes_page),
 }
 
 

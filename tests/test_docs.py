@@ -7,8 +7,9 @@ from urllib.parse import unquote
 import pytest
 from typer.main import get_command
 
-from docs.generate import PAGES, command_names, setting_fields, stale
+from docs.generate import PAGES, command_names, setting_fields, spec_rows, spec_tables, stale
 from tandem.cli.app import app
+from tandem.spec import Placement, Recipe
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES_OF_PEOPLE = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("**/*.md")])
@@ -32,6 +33,28 @@ def test_a_generated_page_is_up_to_date(name: str) -> None:
 @pytest.mark.parametrize("field", list(setting_fields()), ids=lambda field: field[0])
 def test_a_setting_says_what_it_is(field: tuple[str, str, str, str]) -> None:
     assert field[3].endswith("."), "a field of Settings is followed by its docstring"
+
+
+@pytest.mark.parametrize("kind", [Recipe, Placement])
+def test_a_key_of_a_recipe_says_what_it_is(kind: type[Recipe | Placement]) -> None:
+    for path, table in spec_tables(kind):
+        assert (table.__doc__ or "").strip().endswith(".")
+        for key, what, default, text in spec_rows(table):
+            assert what, f"{path} {key} takes something"
+            assert default, f"{path} {key} has a default or is required"
+            assert text.endswith("."), f"{path} {key} is followed by its docstring"
+
+
+def test_all_tables_of_recipes_are_on_their_page() -> None:
+    page = (REPOSITORY / PAGES["recipes"][0]).read_text()
+    for table in ("`[model.shape]` in the recipe", "`[[data]]` in the recipe", "`[limits]` in the placement"):
+        assert f"\n## {table}\n" in page
+    for row in (
+        "| `lr` | number, more than 0 | required | Peak",
+        "| `fim` | `rate = 0.5`",
+        "| `vocab` | integer, at",
+    ):
+        assert f"\n{row}" in page
 
 
 @pytest.mark.parametrize("name", list(command_names(get_command(app), "tandem")))

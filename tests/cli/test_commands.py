@@ -22,7 +22,7 @@ from tandem.kit.config import Settings
 from tests.faults.program import Home, Prepared
 
 COMMANDS = sorted(command_names(get_command(app), "tandem"))
-GROUPS = {"tandem", "tandem models", "tandem keys"}
+GROUPS = {"tandem", "tandem models", "tandem keys", "tandem runs"}
 
 # What changes nothing: the words, and what `--quiet` prints of the prepared home.
 LOOKING = {
@@ -30,6 +30,7 @@ LOOKING = {
     "usage": "",
     "models list": "quick@1\nslow@1\n",
     "models show quick": "quick@1\n",
+    "runs list": "",
     "keys list": "app\nboss\n",
     "version": f"{tandem.__version__}\n",
     "doctor": "",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.cli.doctor import look
+from tandem.cli.doctor import _processor, look
 from tests.faults.program import Home
 
 
@@ -109,3 +109,48 @@ def test_a_database_of_another_version_is_named_and_left_alone(
     assert words in found["database"].found
     assert "deployments" not in found
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("missing", "state", "found", "remedy"),
+    [
+        ("torch", "ok", "not set up", "pip install 'torch==2.13.0' && pip install 'tandem-platform[train]'"),
+        ("tokenizers", "warning", "needs tokenizers", "pip install 'tandem-platform[train]'"),
+        ("", "ok", "torch 2.13.0; ", ""),
+    ],
+)
+def test_what_trains_is_looked_at(
+    home: Path, monkeypatch: pytest.MonkeyPatch, missing: str, state: str, found: str, remedy: str
+) -> None:
+    monkeypatch.setenv("TANDEM_HOME", str(home))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else name)
+    monkeypatch.setattr("importlib.metadata.version", lambda _name: "2.13.0")
+    finding = {finding.check: finding for finding in look()}["training"]
+    assert finding.state == state
+    assert found in finding.found
+    assert finding.remedy.endswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu avx2 sse", "AVX2, no bf16: recipes in bf16 are computed in fp32"),
+        ("avx2 avx512f avx512_bf16 amx_bf16", "AVX-512, bf16 with amx_bf16"),
+        ("avx2 avx512f avx512_bf16", "AVX-512, bf16 with avx512_bf16"),
+        ("sse", "no AVX2, which is slow, no bf16: recipes in bf16 are computed in fp32"),
+    ],
+)
+def test_a_processor_is_read(tmp_path: Path, flags: str, expected: str) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t: none\n\nprocessor\t: 1\nflags\t: other\n")
+    assert _processor(path) == expected
+
+
+def test_an_arm_processor_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor\t: 0\nFeatures\t: fp asimd bf16\n")
+    assert _processor(path) == "NEON, bf16 with bf16"
+
+
+def test_a_processor_that_says_nothing_is_not_known(tmp_path: Path) -> None:
+    assert "not known" in _processor(tmp_path / "nothing")

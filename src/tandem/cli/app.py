@@ -5,6 +5,7 @@ import typer
 import tandem
 from tandem.cli import demo, deploy, doctor, keys, models, up, usage
 from tandem.cli.context import AsJson, Quiet, emit
+from tandem.cli.training import runs, train
 
 app = typer.Typer(
     name="tandem",
@@ -17,10 +18,12 @@ app.command("up")(up.up)
 app.command("deploy")(deploy.deploy)
 app.command("undeploy")(deploy.undeploy)
 app.command("status")(deploy.status)
+app.command("train")(train.train)
 app.command("usage")(usage.usage)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
+app.add_typer(runs.app, name="runs")
 app.add_typer(keys.app, name="keys")
 
 

@@ -1,7 +1,9 @@
 """`tandem doctor`: what is missing here, and how to mend it."""
 
+import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,11 +15,16 @@ from sqlalchemy import make_url
 
 from tandem.cli.context import AsJson, Quiet, emit, table
 from tandem.cli.deploy import running_server
+from tandem.cli.training.train import EXTRA, TORCH, check_workshop
 from tandem.kit.config import Settings, load_settings
-from tandem.kit.errors import Conflict, TandemError
+from tandem.kit.errors import Conflict, MissingPrerequisite, TandemError
 from tandem.server import House, listening
 
 _GIB = 1024**3
+_CPU_FLAGS = Path("/proc/cpuinfo")
+_FLAGS = re.compile(r"^(?:flags|Features)\s*:(.*)$", re.MULTILINE)
+_VECTORS = (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "NEON"))
+_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
 _LOW_DISK_BYTES = 2 * _GIB  # the starter, the encoder and a day's logs fit in less
 
 
@@ -50,7 +57,7 @@ _SIGNS = {"ok": Text("ok", "green"), "warning": Text("warning", "yellow"), "brok
 
 def look() -> list[Finding]:
     """All findings; none of the checks changes anything."""
-    findings = [_python(), _engine()]
+    findings = [_python(), _engine(), _workshop()]
     try:
         settings = load_settings()
     except TandemError as error:
@@ -75,6 +82,30 @@ def _engine() -> Finding:
             "llama.cpp engine", "warning", "xllamacpp is not installed", "pip install 'tandem-platform[llamacpp]'"
         )
     return Finding("llama.cpp engine", "ok", "xllamacpp is installed")
+
+
+def _workshop() -> Finding:
+    """What trains. Whoever only serves needs none of it, so it is no fault where all of it is missing."""
+    if importlib.util.find_spec("torch") is None:
+        return Finding("training", "ok", "not set up, serving does not need it", f"To train: {TORCH} && {EXTRA}")
+    try:
+        check_workshop()
+    except MissingPrerequisite as error:
+        return Finding("training", "warning", error.message, error.remedy)
+    version = importlib.metadata.version("torch")
+    return Finding("training", "ok", f"torch {version}; {_processor(_CPU_FLAGS)}")
+
+
+def _processor(path: Path) -> str:
+    """What matters for training of what the processor says of itself."""
+    try:
+        found = _FLAGS.search(path.read_text())
+    except OSError:
+        return "what this processor can do is not known"
+    flags = set(found[1].split()) if found else set()
+    wide = next((name for flag, name in _VECTORS if flag in flags), "no AVX2, which is slow")
+    half = next((flag for flag in _BF16 if flag in flags), "")
+    return f"{wide}, bf16 with {half}" if half else f"{wide}, no bf16: recipes in bf16 are computed in fp32"
 
 
 def _home(settings: Settings) -> Finding:

@@ -1,0 +1,1 @@
+"""The commands of training: `tandem train` and `tandem runs`, and what they draw."""
