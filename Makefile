@@ -12,7 +12,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo up test lint fmt types arch bench bench-litellm bench-gateway bench-serving map docs constraints \
+.PHONY: help setup demo up test lint fmt types arch bench bench-litellm bench-gateway bench-serving bench-train map docs constraints \
   system-packages clean
 
 help: ## list the verbs
@@ -44,7 +44,7 @@ types: setup ## check the types
 arch: setup ## check the storeys of the house
 	@$(BIN)/lint-imports
 
-bench: bench-gateway bench-serving ## run all benchmarks
+bench: bench-gateway bench-serving bench-train ## run all benchmarks
 
 bench-litellm: setup ## install LiteLLM's proxy in an environment of its own, for bench-gateway to measure beside ours
 	@test -x .bench/litellm/bin/python || $(BIN)/python -m venv .bench/litellm
@@ -56,6 +56,10 @@ bench-gateway: setup ## measure the gateway against a bare pass-through, nginx a
 
 bench-serving: setup ## measure serving against llama.cpp's own server
 	@$(BIN)/python benchmarks/bench_serving.py
+
+bench-train: setup ## measure training against a plain PyTorch loop and transformers' Trainer; TEXT=file for another text
+	@$(INSTALL) --group bench
+	@$(BIN)/python benchmarks/bench_train.py $(if $(TEXT),--text $(TEXT))
 
 map: setup ## write docs/map.md from the modules' first lines
 	@$(BIN)/python docs/generate.py map
