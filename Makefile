@@ -12,7 +12,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo up test lint fmt types arch bench bench-litellm bench-gateway bench-serving bench-train map docs constraints \
+.PHONY: help setup demo up test test-faults lint fmt types arch bench bench-litellm bench-gateway bench-serving bench-train map docs constraints \
   system-packages clean
 
 help: ## list the verbs
@@ -28,7 +28,10 @@ up: $(VENV)/.setup-run ## start the platform in this terminal
 	@$(BIN)/tandem up
 
 test: setup system-packages lint types arch ## check everything: style, types, architecture, tests
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -m 'not slow' $(ARGS)
+
+test-faults: setup ## train for real while workers are killed, disks fill and files change
+	@$(BIN)/pytest -m slow $(ARGS)
 
 lint: setup ## check style and layout
 	@$(BIN)/ruff check --quiet .
@@ -93,16 +96,16 @@ $(BIN)/python:
 	echo 'No Python 3.11 or newer with its venv module was found. Install one, or name it: make PYTHON=/path/to/python' >&2; \
 	exit 1
 
-# What the program needs to run.
+# What the program needs to run. torch first and alone: so nothing else decides which build of it is taken.
 $(VENV)/.setup-run: pyproject.toml constraints.txt | $(BIN)/python
-	@echo 'Installing Tandem.'
+	@echo 'Installing Tandem; torch is large.'
 	@$(INSTALL) --upgrade pip
-	@$(INSTALL) --editable '.[llamacpp,postgres]' --group demo
+	@$(INSTALL) torch==2.13.0
+	@$(INSTALL) --editable '.[llamacpp,postgres,train]' --group demo
 	@touch $@
 
-# What the tests need besides. torch first and alone: so nothing else decides which build of it is taken.
+# What the tests need besides.
 $(VENV)/.setup: $(VENV)/.setup-run
-	@echo 'Installing what the tests need; torch is large.'
-	@$(INSTALL) torch==2.13.0
+	@echo 'Installing what the tests need.'
 	@$(INSTALL) --group lint --group test --group parity
 	@touch $@

@@ -1,4 +1,4 @@
-"""`tandem demo`: from nothing to an answer through both official clients, and nothing left after Ctrl-C."""
+"""`tandem demo`: a trained model, an answer through both official clients, and nothing left after Ctrl-C."""
 
 import os
 import select
@@ -37,13 +37,14 @@ def read_until(server: Server, word: str) -> str:
 
 
 def test_it_asks_both_clients_and_stops_clean(starter_home: Home) -> None:
-    server = starter_home.start("demo")
+    server = starter_home.start("demo", "--steps", "3")
     try:
         said = read_until(server, "Ctrl-C stops it.")
         lines = {line.split()[0]: line for line in said.splitlines() if line.strip()}
         assert "Paris" in lines["OpenAI"]
         assert "Paris" in lines["AzureOpenAI"]
         assert "384 numbers" in lines["embeddings"]
+        assert "fills a gap with" in lines["coder"]
         assert "tk-" in said
         assert f"curl {starter_home.json('status')['url']}" in said
         server.interrupt_group()
@@ -56,9 +57,9 @@ def test_it_asks_both_clients_and_stops_clean(starter_home: Home) -> None:
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(starter_home: Home) -> None:
-    server = starter_home.start("demo")
+    server = starter_home.start("demo", "--steps", "3")
     try:
-        wait_until(lambda: "[3/4]" in server.said(), seconds=DOWNLOAD_S)
+        wait_until(lambda: "[4/5]" in server.said(), seconds=DOWNLOAD_S)
         wait_until(starter_home.engines)
         server.interrupt_group()
         assert server.process.wait(PATIENCE_S) == 0

@@ -18,7 +18,7 @@ from tests.compute.stand_ins import kill, until
 from tests.faults.training import STEPS, Workshop, flip_a_byte, manifest, placed, workshop
 from tests.kit.full_disk import small_disk
 
-pytestmark = [pytest.mark.anyio, pytest.mark.fault, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

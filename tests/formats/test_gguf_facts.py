@@ -32,6 +32,7 @@ def test_a_whole_model_is_described(tmp_path: Path) -> None:
         "chat_template": True,
         "tools": False,
         "fim": False,
+        "fim_suffix_first": False,
         "embedding_length": 64,
         "vocab_size": 267,
         "pooling": None,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tandem.gateway.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from tandem.gateway.stages.prepare import estimate_tokens, prepare_chat, prepare_completion, prepare_embedding
 from tandem.kit.errors import InvalidRequest
+from tandem.serve import Feature
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 ALWAYS = {"reasoning_format": "none", "cache_prompt": True}
@@ -176,6 +177,15 @@ def test_a_suffix_fills_in_the_middle(suffix: str) -> None:
     assert call.path == "/infill"
     body = json.loads(call.body)
     assert (body["input_prefix"], body["input_suffix"], body["n_predict"]) == ("a", suffix, 2**31 - 1)
+
+
+def test_a_model_that_was_trained_suffix_first_is_asked_so() -> None:
+    request = msgspec.convert({"prompt": "a", "suffix": "b", "max_tokens": 7}, CompletionRequest)
+    [call] = prepare_completion(request, streamed=False, features={Feature.FIM_SUFFIX_FIRST})
+    assert call.path == "/v1/completions"
+    body = json.loads(call.body)
+    assert body["prompt"] == "<|fim_prefix|><|fim_suffix|>b<|fim_middle|>a"
+    assert body["max_tokens"] == 7
 
 
 def test_embeddings() -> None:

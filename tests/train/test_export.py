@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tandem.formats import SafetensorsFile, facts, read_header
+from tandem.formats import SafetensorsFile, facts, folder_from_gguf, read_header
 from tandem.kit.errors import StorageFull
 from tandem.spec import Recipe, RunFolder, parse_recipe
 from tandem.train.data import Text
@@ -156,6 +156,18 @@ def test_the_gguf_says_what_it_can(tmp_path: Path) -> None:
         64,
     )
     assert header.metadata["general.name"] == "tiny"
+
+
+@pytest.mark.parametrize(("spm", "first"), [(0.5, False), (1.0, True)])
+def test_the_order_of_gaps_goes_with_the_model(tmp_path: Path, spm: float, first: bool) -> None:
+    """Into the GGUF, and from there into the folder of a parent."""
+    folder = RunFolder(tmp_path)
+    gaps = {"name": "fim", "params": {"spm": spm}}
+    export_run(recipe(objective=gaps), net(), write_text(tmp_path / "text"), folder)
+    gguf = folder.export / "model.gguf"
+    assert facts(read_header(gguf))["fim_suffix_first"] is first
+    again = folder_from_gguf(gguf, tmp_path / "parent") / "tokenizer_config.json"
+    assert (json.loads(again.read_text()).get("fim_order") == "suffix_first") is first
 
 
 def test_fill_in_the_middle_works_in_llama_cpp(tmp_path: Path) -> None:

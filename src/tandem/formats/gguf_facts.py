@@ -5,6 +5,7 @@ from collections import Counter
 from gguf import LlamaFileType
 
 from tandem.formats.gguf_file import GGUFHeader
+from tandem.formats.gguf_writing import FIM_ORDER
 from tandem.kit.errors import IntegrityError
 
 # Architectures that only make vectors; llama.cpp's names.
@@ -41,8 +42,9 @@ def facts(header: GGUFHeader) -> dict[str, object]:
     """The facts of a model as plain JSON values.
 
     Keys: architecture, task ("generate" or "embed"), context_length (tokens), parameters, quantization,
-    chat_template (bool), tools (bool: the template has a place for them), fim (bool), embedding_length,
-    vocab_size, pooling, name and license; the last three are None where the file says nothing.
+    chat_template (bool), tools (bool: the template has a place for them), fim (bool), fim_suffix_first (bool: the order
+    that it was trained in), embedding_length, vocab_size, pooling, name and license; the last three are None where the
+    file says nothing.
 
     Raises:
         IntegrityError: the file has no architecture or a value of the wrong type.
@@ -63,6 +65,7 @@ def facts(header: GGUFHeader) -> dict[str, object]:
         "chat_template": bool(template),
         "tools": "tools" in template,
         "fim": _has_fim(header, frozenset(vocabulary)),
+        "fim_suffix_first": header.text(FIM_ORDER) == "suffix_first",
         "embedding_length": header.integer(f"{architecture}.embedding_length") or 0,
         "vocab_size": len(vocabulary),
         "pooling": _pooling(header, architecture),

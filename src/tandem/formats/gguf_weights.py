@@ -14,6 +14,7 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from tandem.formats.gguf_file import GGUFHeader, TensorInfo, read_header
+from tandem.formats.gguf_writing import FIM_ORDER
 from tandem.formats.hf_folder import WEIGHTS, folder_writing
 from tandem.formats.llama import ARCHITECTURE, PRE_TOKENIZERS, LlamaConfig, from_rope_order, tensor_shapes
 from tandem.formats.safetensors_file import Later, file_writing, write_safetensors
@@ -251,6 +252,8 @@ def _tokenizer_config(header: GGUFHeader, config: Mapping[str, Any]) -> dict[str
             content[name] = tokens[index]
     if template := header.text("tokenizer.chat_template"):
         content["chat_template"] = template
+    if order := header.text(FIM_ORDER):
+        content["fim_order"] = order
     return content
 
 

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from tandem.kit.errors import StorageFull
 
+FIM_ORDER = "tandem.fim_order"
+"""The key that says how a model expects a gap: `suffix_first`, or `prefix_first` where it is missing."""
+
 FILE_TYPES: Mapping[str, tuple[LlamaFileType, GGMLQuantizationType]] = {
     "f32": (LlamaFileType.ALL_F32, GGMLQuantizationType.F32),
     "f16": (LlamaFileType.MOSTLY_F16, GGMLQuantizationType.F16),

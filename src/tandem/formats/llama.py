@@ -9,7 +9,7 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, MODEL_ARCH, GGUFWriter, TokenType, get_tensor_name_map
 from numpy.typing import NDArray
 
-from tandem.formats.gguf_writing import FILE_TYPES, add_weights, gguf_writing
+from tandem.formats.gguf_writing import FILE_TYPES, FIM_ORDER, add_weights, gguf_writing
 from tandem.formats.hf_folder import Count, HFFolder, Layers
 from tandem.kit.errors import IntegrityError
 
@@ -105,6 +105,7 @@ class _TokenizerConfig(msgspec.Struct):
     eos_token: str | _Token | None = None
     pad_token: str | _Token | None = None
     chat_template: str | list[_Template] | None = None
+    fim_order: str | None = None
 
 
 def convert_llama(folder: HFFolder, dest: Path, *, name: str, kind: str = "q8_0") -> Path:
@@ -232,6 +233,8 @@ def _add_special_tokens(writer: GGUFWriter, folder: HFFolder, tokenizer: _Tokeni
         index = tokenizer.ids.get(text, first) if text is not None else first
         if index is not None and 0 <= index < config.vocab_size:
             add(index)
+    if named.fim_order:
+        writer.add_string(FIM_ORDER, named.fim_order)
     writer.add_add_bos_token(False)
     if template := _chat_template(folder, named):
         writer.add_chat_template(template)

@@ -14,6 +14,7 @@ from tandem.kit.lines import write_whole
 from tandem.spec import Lora, Recipe, RunFolder
 from tandem.train.data import Text
 from tandem.train.nets import Llama, NetConfig, adapter_state, config_json, merged_state
+from tandem.train.objectives.fim import suffix_first_of
 
 _CHATS = frozenset({"chat", "preference", "questions"})
 _DOCUMENT_END = "<|endoftext|>"
@@ -39,7 +40,7 @@ def export_run(recipe: Recipe, net: Llama, text: Text, folder: RunFolder) -> Fil
         shutil.rmtree(folder.export)
     with folder_writing(folder.export) as part:
         chats = any(data.format in _CHATS for data in recipe.data)
-        hf = save_folder(whole, net.config, text, part / "hf", chats=chats)
+        hf = save_folder(whole, net.config, text, part / "hf", chats=chats, suffix_first=suffix_first_of(recipe))
         convert_folder(hf, part / "model.gguf", name=recipe.name, kind=recipe.export.gguf)
         if recipe.adapter is not None:
             adapter = save_adapter(state, recipe.adapter, part / "adapter", parent=recipe.model.parent)
@@ -47,12 +48,22 @@ def export_run(recipe: Recipe, net: Llama, text: Text, folder: RunFolder) -> Fil
         return _digests(part)
 
 
-def save_folder(state: Mapping[str, torch.Tensor], config: NetConfig, text: Text, dest: Path, *, chats: bool) -> Path:
+def save_folder(
+    state: Mapping[str, torch.Tensor],
+    config: NetConfig,
+    text: Text,
+    dest: Path,
+    *,
+    chats: bool,
+    suffix_first: bool = False,
+) -> Path:
     """Write a folder that transformers, vLLM and `convert_folder` read, with fp32 weights.
 
-    A model of `chats` ends with its turn, another as its tokenizer says, or else with the document."""
+    A model of `chats` ends with its turn, another as its tokenizer says, or else with the document. `suffix_first` is
+    noted for whoever asks it to fill a gap.
+    """
     dest.mkdir()
-    settings = _settings(text, chats=chats)
+    settings = _settings(text, chats=chats) | ({"fim_order": "suffix_first"} if suffix_first else {})
     numbers = {f"{key}_token_id": text.special(_content(settings.get(f"{key}_token"))) for key in ("bos", "eos", "pad")}
     _write_json(dest / "config.json", config_json(config) | numbers | {"dtype": "float32", "use_cache": True})
     _write_json(dest / "generation_config.json", {key: value for key, value in numbers.items() if value is not None})

@@ -12,6 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+import tandem
 from tandem import flows
 from tandem.cli.context import AsJson, Quiet, emit, notes, open_house
 from tandem.cli.training.facts import record
@@ -116,6 +117,13 @@ def read_placement(
     if workers is not None and workers < 1:
         raise InvalidRequest(f"--workers is {workers}.", remedy="Use 1 or more.", param="workers")
     return msgspec.structs.replace(load_placement(path) if path else otherwise, **said)
+
+
+def recipes_folder() -> Path:
+    """Where the recipes lie that come with Tandem: inside an installed package, or beside `src` in a checkout."""
+    package = Path(tandem.__file__).parent
+    installed = package / "_recipes"
+    return installed if installed.is_dir() else package.parent.parent / "recipes"
 
 
 def check_workshop() -> None:

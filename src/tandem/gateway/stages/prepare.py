@@ -1,5 +1,6 @@
 """Turn a checked request into engine calls: one for each choice, since an engine counts only one choice's tokens."""
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from tandem.gateway.requests import (
     NamedTool,
 )
 from tandem.kit.errors import InvalidRequest
+from tandem.serve import Feature
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,8 +42,9 @@ def estimate_tokens(body: bytes, request: ChatRequest | CompletionRequest | Embe
     return prompt + choices * (request.token_limit or _UNSTATED_COMPLETION_TOKENS)
 
 
-def prepare_chat(request: ChatRequest, *, streamed: bool) -> list[EngineCall]:
+def prepare_chat(request: ChatRequest, *, streamed: bool, features: Collection[Feature] = ()) -> list[EngineCall]:
     """The calls of a chat request, one for each choice; `streamed` asks the engine for streams."""
+    del features  # a chat is put to all engines alike
     fields = _sampling(request, streamed=streamed)
     fields["messages"] = [_for_template(message) for message in request.messages]
     for name in _CHAT:
@@ -61,7 +64,9 @@ def prepare_chat(request: ChatRequest, *, streamed: bool) -> list[EngineCall]:
     ]
 
 
-def prepare_completion(request: CompletionRequest, *, streamed: bool) -> list[EngineCall]:
+def prepare_completion(
+    request: CompletionRequest, *, streamed: bool, features: Collection[Feature] = ()
+) -> list[EngineCall]:
     """The calls of a completion request: for each prompt, one for each choice; `streamed` as for chat."""
     prompts = _prompts(request.prompt)
     choices = request.n or 1
@@ -74,7 +79,7 @@ def prepare_completion(request: CompletionRequest, *, streamed: bool) -> list[En
         fields["logprobs"] = max(request.alternatives, 1)  # 0 asks for the chosen token alone
     calls = []
     for prompt_index, prompt in enumerate(prompts):
-        path, prompted = _prompted(prompt, request)
+        path, prompted = _prompted(prompt, request, suffix_first=Feature.FIM_SUFFIX_FIRST in features)
         echo = prompt if request.echo and isinstance(prompt, str) else ""
         if request.echo and not isinstance(prompt, str):
             raise InvalidRequest("'echo' needs the prompt as text.", param="echo")
@@ -125,11 +130,14 @@ def _for_template(message: Message) -> Message:
     return message
 
 
-def _prompted(prompt: str | list[int], request: CompletionRequest) -> tuple[str, dict[str, Any]]:
+def _prompted(prompt: str | list[int], request: CompletionRequest, *, suffix_first: bool) -> tuple[str, dict[str, Any]]:
     if request.suffix is None:
         return "/v1/completions", {"prompt": prompt}
     if not isinstance(prompt, str):
         raise InvalidRequest("'suffix' needs the prompt as text.", param="suffix")
+    if suffix_first:
+        # llama.cpp's /infill knows another order of the same pieces; only models that Tandem trained declare this one.
+        return "/v1/completions", {"prompt": f"<|fim_prefix|><|fim_suffix|>{request.suffix}<|fim_middle|>{prompt}"}
     filled = {"input_prefix": prompt, "input_suffix": request.suffix, "n_predict": min(request.token_limit, _INT32_MAX)}
     return "/infill", filled
 

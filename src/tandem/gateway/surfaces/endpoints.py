@@ -166,7 +166,7 @@ class GenerationEndpoint(Endpoint):
             capabilities = admitted.upstream.capabilities
             self._kind.check(request, capabilities)
             streamed = bool(request.stream) or Feature.CANCELLATION not in capabilities.features
-            calls = self._kind.prepare(request, streamed=streamed)
+            calls = self._kind.prepare(request, streamed=streamed, features=capabilities.features)
             renderer = self._kind.renderer(
                 exchange,
                 admitted.route.version,

@@ -23,7 +23,8 @@ _GENERATION = frozenset(
 def llamacpp_capabilities(launch: Launch) -> Capabilities:
     """The capabilities of llama.cpp's server with this model and these options.
 
-    Facts used: `chat_template`, `tools` and `fim` (booleans), `context_length` (tokens it was made for).
+    Facts used: `chat_template`, `tools`, `fim` and `fim_suffix_first` (booleans), `context_length` (tokens it was made
+    for).
     Tools need a template with a place for them: without, the server ignores them silently.
     """
     facts = launch.facts
@@ -34,6 +35,7 @@ def llamacpp_capabilities(launch: Launch) -> Capabilities:
             Feature.CHAT: facts.get("chat_template"),
             Feature.TOOLS: facts.get("chat_template") and facts.get("tools"),
             Feature.FIM: facts.get("fim"),
+            Feature.FIM_SUFFIX_FIRST: facts.get("fim") and facts.get("fim_suffix_first"),
         }
         features = _GENERATION | {feature for feature, present in optional.items() if present}
     return Capabilities(features=features, context_tokens=usable_context(launch), parallel=launch.parallel)

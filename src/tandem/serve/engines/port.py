@@ -18,6 +18,8 @@ class Feature(StrEnum):
     EMBEDDINGS = "embeddings"
     FIM = "fim"
     """`/infill`, and so `suffix`: the model's vocabulary has fill-in-the-middle tokens."""
+    FIM_SUFFIX_FIRST = "fim_suffix_first"
+    """The model was trained to see the suffix before the prefix, and is asked in that order."""
     TOOLS = "tools"
     """`tools`, and `tool_choice` enforced: the model's chat template has a place for tools."""
     JSON_SCHEMA = "json_schema"

@@ -21,6 +21,8 @@ class Examination:
     context: int
     count: int
     seed: int
+    suffix_first: bool = False
+    """How a gap is asked for: as the model was trained."""
     beat: Callable[[], None]
     """Called all along, so that a long evaluation is not taken for a hang."""
 

@@ -47,11 +47,12 @@ class Filler:
     wordless: frozenset[int]
     """Those of them that stand for no text."""
     context: int
+    suffix_first: bool
 
     def by_model(self, gap: Gap) -> str:
         """The model's completion, to the end of the line at most."""
         room = self.context - _most_tokens(self.context)
-        prompt = infill_prompt(self.text, self.markers, gap, room=room)
+        prompt = infill_prompt(self.text, self.markers, gap, room=room, suffix_first=self.suffix_first)
         return self._line(greedy(self.model, prompt, _most_tokens(self.context), self.stops))
 
     def by_ngram(self, gap: Gap) -> str:
@@ -108,13 +109,18 @@ def hide_span(text: str, random: np.random.Generator) -> Gap | None:
     return Gap(text[:first], text[first:last], text[last:])
 
 
-def infill_prompt(text: Text, markers: Markers, gap: Gap, *, room: int) -> list[int]:
-    """The question in PSM form in at most `room` tokens: of the prefix the end is kept, of the suffix the start."""
+def infill_prompt(text: Text, markers: Markers, gap: Gap, *, room: int, suffix_first: bool = False) -> list[int]:
+    """The question in at most `room` tokens, in PSM form or suffix first: of the prefix the end is kept, of the suffix
+    the start.
+    """
     prefix, suffix = text.encode(gap.prefix).tolist(), text.encode(gap.suffix).tolist()
     room -= 3
     after = min(len(suffix), max(room // _SUFFIX_SHARE, room - len(prefix)))
     before = min(len(prefix), room - after)
-    return [markers.prefix, *prefix[len(prefix) - before :], markers.suffix, *suffix[:after], markers.middle]
+    prefix, suffix = prefix[len(prefix) - before :], suffix[:after]
+    if suffix_first:
+        return [markers.prefix, markers.suffix, *suffix, markers.middle, *prefix]
+    return [markers.prefix, *prefix, markers.suffix, *suffix, markers.middle]
 
 
 def parses(program: str) -> bool:
@@ -141,6 +147,7 @@ def _filler(exam: Examination, train: Samples) -> Filler:
         stops=newlines | wordless,
         wordless=wordless,
         context=exam.context,
+        suffix_first=exam.suffix_first,
     )
 
 

@@ -14,6 +14,7 @@ from tandem.train.evaluate.examination import Examination
 from tandem.train.evaluate.infill import infill_report
 from tandem.train.evaluate.margin import margin_report
 from tandem.train.objectives import Referenced, find_objective
+from tandem.train.objectives.fim import suffix_first_of
 
 _NEEDS = {"infill": "segments", "margin": "chosen", "answers": "messages"}
 
@@ -40,6 +41,7 @@ def task_report(
         context=recipe.batch.context,
         count=recipe.evaluation.task_samples,
         seed=recipe.seed,
+        suffix_first=suffix_first_of(recipe),
         beat=beat,
     )
     return {task: _report(task, exam, recipe, train, reference) for task in recipe.evaluation.tasks}

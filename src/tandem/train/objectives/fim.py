@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from tandem.kit.errors import InvalidRequest
-from tandem.spec.recipe import Parameter, Share, Whole
+from tandem.spec.recipe import Parameter, Recipe, Share
 from tandem.train.data import Text
 from tandem.train.objectives.likelihood import token_loss, tokens_example
 from tandem.train.objectives.objective import Batch, Example, Loss, Record
@@ -19,17 +19,18 @@ Ids = NDArray[np.int32]
 
 class FimParams(Params, frozen=True):
     """`rate` of the segments are rearranged; `spm` of those have the suffix first, and `lines` of them hide a part of
-    one line, as an editor asks for, in place of any stretch of text.
-
-    With `shortest` above 0 a segment is first divided into pieces of one length, drawn between that many tokens and
-    the whole segment so that halving it is as likely at any length. More gaps in the same text teach a small model
-    sooner what the markers mean; what the markers push over the end of a row is left out.
+    one line, as an editor asks for, in place of any stretch of text. A model of which more than half of the gaps had
+    the suffix first is asked in that order too.
     """
 
     rate: Share = 0.5
     spm: Share = 0.5
     lines: Share = 0.0
-    shortest: Whole = 0
+
+
+def suffix_first_of(recipe: Recipe) -> bool:
+    """Whether a recipe's model is to be asked suffix first: more than half of its gaps were trained in that order."""
+    return recipe.objective.name == "fim" and checked(recipe.objective.params, FimParams, objective="fim").spm > 0.5
 
 
 class Pieces(NamedTuple):
@@ -68,23 +69,16 @@ class Fim:
     def prepare(self, record: Record, text: Text, random: np.random.Generator) -> Example:
         """The row with each of its segments rearranged, or not, by its own draw."""
         markers = find_markers(text)
-        segments = [piece for segment in record["segments"] for piece in self._divided(segment, random)]
-        ids = np.concatenate([self._segment(segment, text, markers, random) for segment in segments])
+        segments = [self._segment(segment, text, markers, random) for segment in record["segments"]]
+        ids = np.concatenate(segments)
         return tokens_example(ids, np.ones(len(ids)), context=self._context)
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> Loss:
         """The sum of -log p of the tokens."""
         return token_loss(model, batch)
 
-    def _divided(self, segment: Sequence[int], random: np.random.Generator) -> list[Ids]:
+    def _segment(self, segment: Sequence[int], text: Text, markers: Markers, random: np.random.Generator) -> Ids:
         ids = np.asarray(segment, dtype=np.int32)
-        shortest = self._params.shortest
-        if not 0 < shortest < len(ids):
-            return [ids]
-        size = round(shortest * (len(ids) / shortest) ** random.random())
-        return np.split(ids, range(size, len(ids), size))
-
-    def _segment(self, ids: Ids, text: Text, markers: Markers, random: np.random.Generator) -> Ids:
         if random.random() >= self._params.rate:
             return ids
         whole = ids[:-1] if len(ids) and ids[-1] == markers.end else ids
@@ -147,14 +141,14 @@ def _anywhere(text: str, random: np.random.Generator) -> tuple[int, int]:
 
 
 def _in_a_line(text: str, random: np.random.Generator) -> tuple[int, int]:
-    """Two places of the line in which a character stands that was drawn evenly; its indentation stays whole."""
-    place = int(random.integers(0, len(text) + 1))
-    begin = text.rfind("\n", 0, place) + 1
-    end = text.find("\n", place)
+    """From a character that is no white space, drawn evenly, to the end of its line or to a place before that."""
+    written = np.array([not character.isspace() for character in text]).nonzero()[0]
+    if not len(written):
+        return _anywhere(text, random)
+    first = int(random.choice(written))
+    end = text.find("\n", first)
     end = end if end >= 0 else len(text)
-    begin += len(text[begin:end]) - len(text[begin:end].lstrip())
-    first = int(random.integers(begin, end + 1))
-    second = end if random.random() < 0.5 else int(random.integers(first, end + 1))
+    second = end if random.random() < 0.5 else int(random.integers(first + 1, end + 1))
     return first, second
 
 
