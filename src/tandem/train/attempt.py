@@ -29,6 +29,7 @@ from tandem.train.objectives import Referenced, find_objective
 from tandem.train.optim import make_optimizers
 from tandem.train.parallel import Ranks, check_layout, wrapped
 
+_AT_ONCE = 8  # samples that the reference is computed for
 _EVALUATIONS = 10  # in a run whose recipe does not say how often
 
 
@@ -173,19 +174,22 @@ class Attempt:
             known: NDArray[np.float32] = np.load(path, allow_pickle=False)
             if len(known) == len(samples):
                 return known
-        rows = [self._said_at_first(self._objective, samples, index) for index in range(len(samples))]
-        reference = np.stack(rows).astype(np.float32)
+        places = range(0, len(samples), _AT_ONCE)
+        rows = [self._said_at_first(self._objective, samples, place) for place in places]
+        reference = np.concatenate(rows).astype(np.float32)
         if self._ranks.first:
             part = path.with_suffix(".part.npy")
             np.save(part, reference, allow_pickle=False)
             part.replace(path)
         return reference
 
-    def _said_at_first(self, objective: Referenced, samples: Samples, index: int) -> NDArray[np.float32]:
-        self._heart.beat("reference", index)
-        made = objective.prepare(samples[index], self._text, np.random.default_rng(0))
-        said = objective.reference(self._net, micro([made], self._ranks.device).batch)
-        return np.asarray(said[0].float().cpu())
+    def _said_at_first(self, objective: Referenced, samples: Samples, first: int) -> NDArray[np.float32]:
+        """The reference of some samples from `first` on."""
+        self._heart.beat("reference", first)
+        places = range(first, min(first + _AT_ONCE, len(samples)))
+        made = [objective.prepare(samples[place], self._text, np.random.default_rng(0)) for place in places]
+        said = objective.reference(self._net, micro(made, self._ranks.device).batch)
+        return np.asarray(said.float().cpu())
 
     def _train(self) -> bool:
         """All steps that are left; returns whether they were done, or somebody asked to stop."""

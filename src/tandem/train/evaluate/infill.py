@@ -50,10 +50,12 @@ class Filler:
     suffix_first: bool
 
     def by_model(self, gap: Gap) -> str:
-        """The model's completion, to the end of the line at most."""
+        """The model's completion to the line's end at most, or to the suffix where it does not say that it ends."""
         room = self.context - _most_tokens(self.context)
         prompt = infill_prompt(self.text, self.markers, gap, room=room, suffix_first=self.suffix_first)
-        return self._line(greedy(self.model, prompt, _most_tokens(self.context), self.stops))
+        said = greedy(self.model, prompt, _most_tokens(self.context), self.stops)
+        ended = bool(said) and said[-1] in self.wordless
+        return self._line(said) if ended else stopped_at_suffix(self._line(said), gap.suffix)
 
     def by_ngram(self, gap: Gap) -> str:
         """The baseline's, which sees the prefix's last tokens, and from the suffix only where to stop."""

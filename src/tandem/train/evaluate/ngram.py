@@ -87,8 +87,9 @@ def gathered(rows: Iterable[Sequence[int]], *, most: int = MOST_TOKENS) -> NDArr
 def stopped_at_suffix(completion: str, suffix: str) -> str:
     """A completion up to where the text after the gap begins, as far as that can be told.
 
-    A model that goes from left to right cannot know where the gap ends. So that it is not beaten for that alone, it
-    stops at the first place where the longest possible part of the suffix's line follows.
+    As an editor does it, whoever completes: a model that goes from left to right cannot know where the gap ends, and
+    one that was taught to may miss it. It stops at the first place where the longest possible part of the suffix line
+    follows.
     """
     line = suffix.partition("\n")[0][:_STOP_CHARACTERS]
     for size in range(len(line), 0, -1):
