@@ -44,16 +44,16 @@ async def expected(shop: Workshop, undisturbed: dict[int, str], *, count: int = 
     return undisturbed[count]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(shop: Workshop, seed: int) -> None:
-    """Ten kills each, some before the first step. Work since the last checkpoint is all that is ever lost."""
+    """Seven kills each, two before the first step. Work since the last checkpoint is all that is ever lost."""
     chance = random.Random(seed)
-    longer = {"budget": {"steps": 400}, "evaluation": {"every": 200, "samples": 2}, "seed": seed}
+    longer = {"budget": {"steps": 300}, "evaluation": {"every": 150, "samples": 2}, "seed": seed}
     every = 10
 
     async def disturb(run: Run) -> None:
-        for done in range(10):
-            if done not in {3, 7}:  # two die before their first step
+        for done in range(7):
+            if done not in {3, 5}:  # two die before their first step
                 await until(lambda done=done: len(shop.told(run, Happened.RUNNING)) > done - early[0])
                 await asyncio.sleep(chance.uniform(0.2, 1.2))  # the moment is the test
             else:
@@ -68,7 +68,7 @@ async def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(shop: Workshop,
     early = [0]
     run = await shop.disturbed(shop.begin(placed(every_steps=every), **longer), disturb)
     assert run.state is RunState.SUCCEEDED, run.reason
-    assert shop.endings(run).count("killed") == 10
+    assert shop.endings(run).count("killed") == 7
     undisturbed = await shop.supervise(shop.begin(placed(every_steps=every), **longer))
     assert shop.weights(run) == shop.weights(undisturbed)
     saved = [event.fields["step"] for event in shop.told(run, Happened.CHECKPOINT)]
