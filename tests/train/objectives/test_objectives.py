@@ -112,7 +112,7 @@ def test_another_package_can_offer_an_objective(monkeypatch: pytest.MonkeyPatch)
         (
             "fim",
             {"rat": 0.5},
-            r"'fim' has no parameter 'rat'\. Did you mean 'rate'\? It takes rate, spm, lines,",
+            r"'fim' has no parameter 'rat'\. Did you mean 'rate'\? It takes rate, spm, lines\.",
         ),
         ("fim", {"rate": 1.5}, r"'rate' of the objective 'fim' is wrong: Expected `float` <= 1\.0"),
         ("fim", {"spm": "half"}, r"'spm' of the objective 'fim' is wrong: Expected `float`, got `str`"),

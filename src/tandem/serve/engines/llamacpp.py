@@ -105,7 +105,10 @@ class LlamaCpp:
         """Send the orders and read the one line of the answer; an empty answer where the child died instead."""
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps(self._orders(key)).encode() + b"\n")
+        try:
+            process.stdin.write(json.dumps(self._orders(key)).encode() + b"\n")
+        except RuntimeError:
+            return {}  # uvloop's word for a pipe that is closed: the child died before it was greeted
         try:
             async with asyncio.timeout(self._launch.start_timeout_s):
                 line = await process.stdout.readline()
