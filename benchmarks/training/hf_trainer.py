@@ -3,7 +3,7 @@
 Reads a JSON job {model: Hugging Face folder with the first weights, tokens: .npy of [rows, context + 1] token ids,
 steps, batch, rate, bf16, compile}; prints JSON lines {step, seconds, loss} and last {tokens_per_s}.
 
-Run: python hf_trainer.py JOB.json
+Run: python hf_trainer.py JOB
 """
 
 import json
@@ -11,7 +11,6 @@ import logging
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,4 +91,4 @@ def main(job: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+    main(json.loads(sys.argv[1]))

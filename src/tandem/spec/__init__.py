@@ -1,6 +1,7 @@
 """Frozen nouns that cross walls."""
 
 from tandem.spec.artifact import Artifact, Task, Version
+from tandem.spec.evidence import EVIDENCE_TYPE, Evidence, Metric, canonical_document
 from tandem.spec.placement import Checkpoints, Limits, Placement, load_placement, parse_placement
 from tandem.spec.recipe import (
     Batch,
@@ -26,12 +27,14 @@ from tandem.spec.run_folder import AttemptFolder, RunFolder
 from tandem.spec.story import (
     GOODPUT,
     Story,
+    flat,
     is_number,
     read_story,
     without_repeats,
 )
 
 __all__ = [
+    "EVIDENCE_TYPE",
     "EXIT_STATUS",
     "GOODPUT",
     "Artifact",
@@ -44,11 +47,13 @@ __all__ = [
     "Ending",
     "Evaluation",
     "Event",
+    "Evidence",
     "Export",
     "Happened",
     "Job",
     "Limits",
     "Lora",
+    "Metric",
     "Model",
     "Objective",
     "Optimizer",
@@ -63,6 +68,8 @@ __all__ = [
     "Tokenizer",
     "Version",
     "canonical",
+    "canonical_document",
+    "flat",
     "fold",
     "is_number",
     "load_placement",

@@ -1,12 +1,11 @@
 """Placements: where and how a recipe is trained; they never change the result beyond the order of summation."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from tandem.kit.errors import InvalidRequest
+from tandem.kit.typed import converted, read_toml
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**20)]
@@ -76,15 +75,7 @@ def load_placement(path: Path) -> Placement:
     Raises:
         InvalidRequest: no such file, not TOML, or not a placement; the message names the key.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequest(
-            f"Cannot read the placement {path}: {error.strerror}.", remedy="Check the path."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The placement {path} is not TOML: {error}.", remedy="Mend that line.") from error
-    return parse_placement(table, where=str(path))
+    return parse_placement(read_toml(path, what="the placement"), where=str(path))
 
 
 def parse_placement(table: object, *, where: str) -> Placement:
@@ -93,13 +84,4 @@ def parse_placement(table: object, *, where: str) -> Placement:
     Raises:
         InvalidRequest: it is not one; the message names `where` and the key.
     """
-    try:
-        return msgspec.convert(table, Placement)
-    except msgspec.ValidationError as error:
-        problem, _, place = str(error).partition(" - at `$")
-        key = place.rstrip("`").lstrip(".") or "the top"
-        raise InvalidRequest(
-            f"The placement {where} is wrong at {key}: {problem}.",
-            remedy="docs/reference/recipes.md lists the keys and what they take.",
-            param=key,
-        ) from error
+    return converted(table, Placement, what="the placement", where=where, page="docs/reference/recipes.md")

@@ -1,6 +1,5 @@
 """Recipes: what is trained; the digest of a pinned recipe's canonical form is the identity of the result."""
 
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import msgspec
 
 from tandem.kit.errors import InvalidRequest
 from tandem.kit.ids import sha256_hex
+from tandem.kit.typed import converted, read_toml
 
 # NOTE: recipes and their ids live for ever. Fields are only added, at the end of their table, with a default; what has
 # its default is left out of the canonical form, so an added field changes no id, and a default is never changed.
@@ -29,8 +29,6 @@ Parameter = (
     | Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
     | str
 )
-
-_INDEX = re.compile(r"\[(\d+)\]")  # as msgspec writes it; here and in changes it is a part of the dotted key
 
 Format = Literal["text", "code", "chat", "preference", "questions"]
 
@@ -285,12 +283,7 @@ def load_recipe(path: Path, changes: Mapping[str, str] | None = None) -> Recipe:
     Raises:
         InvalidRequest: no such file, not TOML, or not a recipe; the message names the key.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequest(f"Cannot read the recipe {path}: {error.strerror}.", remedy="Check the path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The recipe {path} is not TOML: {error}.", remedy="Mend that line.") from error
+    table = read_toml(path, what="the recipe")
     for key, value in (changes or {}).items():
         _change(table, key, value)
     return parse_recipe(table, where=str(path))
@@ -302,16 +295,7 @@ def parse_recipe(table: object, *, where: str) -> Recipe:
     Raises:
         InvalidRequest: it is not one; the message names `where` and the key.
     """
-    try:
-        return msgspec.convert(table, Recipe)
-    except msgspec.ValidationError as error:
-        problem, _, place = str(error).partition(" - at `$")
-        key = _INDEX.sub(r".\1", place.rstrip("`")).lstrip(".") or "the top"
-        raise InvalidRequest(
-            f"The recipe {where} is wrong at {key}: {problem}.",
-            remedy="docs/reference/recipes.md lists the keys and what they take.",
-            param=key,
-        ) from error
+    return converted(table, Recipe, what="the recipe", where=where, page="docs/reference/recipes.md")
 
 
 def canonical(recipe: Recipe) -> bytes:

@@ -1,6 +1,6 @@
 """The story of a run: all that its folder tells, read tolerantly, and the arithmetic of its time and money."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -141,6 +141,18 @@ def without_repeats(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, A
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value of JSON is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested tables; tables in a list go by their numbers."""
+    for key, value in table.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{name}.")
+        elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+            yield from flat({str(place): one for place, one in enumerate(value)}, f"{name}.")
+        else:
+            yield name, value
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tandem.train.parallel import Ranks, greatest
 PLANNED_SHARE = 0.4
 """Of the peak: what is planned with before anything is measured."""
 
-_MICRO_TOKENS = 4096  # that go through a CPU at once: more leaves its caches, fewer leave its cores idle
+_MICRO_TOKENS = 2048  # that go through a CPU at once: more leaves its caches, fewer leave its cores idle
 _ACTIVATION_BYTES = 40  # for each token, layer and channel in bf16, forward kept for backward
 _MEMORY_SHARE = 0.5  # of what a GPU has free, for activations
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tandem.cli.training.words import percent, rate, short, span
-from tandem.spec import Happened, Run, RunFolder, Story, is_number
+from tandem.spec import Happened, Run, RunFolder, Story, flat, is_number
 
 _POINTS = 8  # at which two losses are compared
 _SMOOTH = 5  # records that a loss is the mean of: one batch says little
@@ -76,18 +76,6 @@ def rows(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in flat(known):
         if value not in ("", None, [], ()):
             yield key, _written(key, value)
-
-
-def flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested tables; tables in a list go by their numbers."""
-    for key, value in table.items():
-        name = f"{above}{key}"
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{name}.")
-        elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
-            yield from flat({str(place): one for place, one in enumerate(value)}, f"{name}.")
-        else:
-            yield name, value
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -1,6 +1,6 @@
 """Pages for people: one self-contained HTML file of sections and tables, and how values are written in it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
@@ -58,18 +58,6 @@ def page(title: str, sections: Iterable[str]) -> str:
 def section(title: str, body: str) -> str:
     """A heading and what is under it; nothing where there is nothing."""
     return f"<section><h2>{title}</h2>{body}</section>" if body else ""
-
-
-def flat(told: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested tables."""
-    for key, value in told.items():
-        name = f"{above}{key}"
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{name}.")
-        elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
-            yield from flat({str(place): one for place, one in enumerate(value)}, f"{name}.")
-        else:
-            yield name, value
 
 
 def facts_table(facts: Iterable[tuple[str, Any]]) -> str:

@@ -11,12 +11,12 @@ from tandem.spec import (
     Happened,
     RunFolder,
     Story,
+    flat,
     is_number,
     read_story,
 )
 from tandem.train.measure.page import (
     facts_table,
-    flat,
     inline,
     moment,
     number,
