@@ -9,6 +9,8 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 # More words for pytest: `make test ARGS='-k ledger -x'`.
 ARGS ?=
+# Most tests wait for processes, so two at a time are worth it even on two cores; a file's tests stay together.
+PARALLEL ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -21,14 +23,14 @@ help: ## list the verbs
 setup: $(VENV)/.setup ## make .venv with everything that the tests need (once, and when a dependency changes)
 	@:
 
-demo: $(VENV)/.setup-run ## serve the starter model and put a question to it through both official clients
+demo: $(VENV)/.setup-run ## the whole loop on real input: train, measure, release, roll out, ask, trace back
 	@$(BIN)/tandem demo
 
 up: $(VENV)/.setup-run ## start the platform in this terminal
 	@$(BIN)/tandem up
 
 test: setup system-packages lint types arch ## check everything: style, types, architecture, tests
-	@$(BIN)/pytest -m 'not slow' $(ARGS)
+	@$(BIN)/pytest -m 'not slow' $(PARALLEL) $(ARGS)
 
 test-faults: setup ## train for real while workers are killed, disks fill and files change
 	@$(BIN)/pytest -m slow $(ARGS)
@@ -101,7 +103,7 @@ $(VENV)/.setup-run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing Tandem; torch is large.'
 	@$(INSTALL) --upgrade pip
 	@$(INSTALL) torch==2.13.0
-	@$(INSTALL) --editable '.[llamacpp,postgres,train]' --group demo
+	@$(INSTALL) --editable '.[llamacpp,postgres,train,evals]' --group demo
 	@touch $@
 
 # What the tests need besides.

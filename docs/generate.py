@@ -16,6 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from tandem.kit.config import Settings
+from tandem.registry import Charter
 from tandem.spec import Placement, Recipe
 
 REPOSITORY = Path(__file__).parent.parent
@@ -39,6 +40,25 @@ them.
 The sha256 of a recipe's canonical JSON is the identity of its result. Keys that have their default are left out of it,
 and so are those that do not change the result: `name`, `about`, `curation`, `model.parent`, and of data `source`,
 `license`, `include` and `limit`. The digests, which the preparation fills in, stand for them."""
+_CHARTER = """\
+The charter is a TOML text that the parties sign. `tandem charter init` writes the first one, `tandem charter show
+--toml` prints the one that holds, and `tandem charter change FILE` proposes another. An unknown key, a wrong type or a
+value out of bounds is refused with an error that names the key.
+
+Each revision is a file in `charter` of the home folder: a [DSSE](https://github.com/secure-systems-lab/dsse) envelope
+with the text and Ed25519 signatures, which names the digest of the revision before. All are checked again whenever one
+was touched; where a file is missing, changed or lacks a signature, nothing is released or served. The setting
+`charter_anchor` pins the digest of the first. What the files cannot show is that the newest of them was taken away: a
+release that was made under it is not served then, but the older rules hold again. Guard the folder as you guard the
+keys.
+
+A change that only tightens holds with the signature of one party. Whatever is not plainly stricter needs all of them:
+new members, keys and parties, other patterns, another order of classes, larger bounds, and all that takes something
+from another party. `tandem charter check FILE` says which it is."""
+_CONTROL_PLANE = """\
+Every route below is described for programs at `/api/v1/openapi.json` (OpenAPI 3.1, with all types), and for people at
+`/api/v1/docs`, on every server, without a key. Keys are those that call models; `admin` stands where a key needs that
+role. [The HTTP API](api.md#control-plane) says what holds for all of them: pages, tags, conditions, errors."""
 TYPE_WORDS = {
     "str": "text",
     "Path": "path",
@@ -200,6 +220,17 @@ def recipes_page() -> str:
     return "\n\n".join([*parts, _objectives()]) + "\n"
 
 
+def charter_page() -> str:
+    """docs/reference/charter.md: every table of the charter, from the structs that read it."""
+    parts = [f"# The charter\n\n{_CHARTER}"]
+    for path, table in spec_tables(Charter):
+        rows = "\n".join(f"| `{key}` | {what} | {default} | {text} |" for key, what, default, text in spec_rows(table))
+        said = " ".join((table.__doc__ or "").split())
+        title = f"`{path}`" if path else "The whole"
+        parts.append(f"## {title}\n\n{said}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{rows}")
+    return "\n\n".join(parts) + "\n"
+
+
 def _objectives() -> str:
     """The parameters of our objectives; read from the source, since importing it takes torch."""
     rows = []
@@ -232,7 +263,7 @@ def spec_rows(kind: type[msgspec.Struct]) -> Iterator[tuple[str, str, str, str]]
     """Name, type, default and docstring of each key of a table."""
     said = _field_docstrings(kind)
     for field in _struct(kind).fields:
-        default = "" if field.required else f"`{_toml(field.default)}`"
+        default = "" if field.required else "none" if field.default is None else f"`{_toml(field.default)}`"
         if isinstance(_without_none(field.type), inspect.StructType) or field.default_factory is not msgspec.NODEFAULT:
             default = "" if field.required else "none" if field.default is None else "its defaults"
         yield field.name, _type_words(field.type), default or "required", said.get(field.name, "")
@@ -261,7 +292,8 @@ def _type_words(kind: inspect.Type) -> str:
         case inspect.FloatType() as number:
             return f"number{_bounds(number)}"
         case inspect.StrType(pattern=pattern):
-            return "text" if pattern is None else "digest" if "sha256" in pattern else "name"
+            kinds = {"sha256": "digest", "ed25519": "public key"}
+            return "text" if pattern is None else next((kinds[one] for one in kinds if one in pattern), "name")
         case inspect.LiteralType(values=values):
             return ", ".join(f"`{value}`" for value in values)
         case inspect.VarTupleType(item_type=inspect.StructType()):
@@ -301,12 +333,58 @@ def _field_docstrings(kind: type[msgspec.Struct]) -> dict[str, str]:
     }
 
 
+def control_plane_page() -> str:
+    """docs/reference/control-plane.md: every route of the control plane, from the description that it serves."""
+    # Here, as the command line is in `cli_page`.
+    from tandem.api.routes import description
+
+    document, tables = description(), dict[str, list[str]]()
+    for path, operations in document["paths"].items():
+        for method, one in operations.items():
+            row = (
+                f"`{method.upper()} {path}`",
+                one.get("x-role", "anybody"),
+                _asked(one),
+                _answered(one),
+                one["summary"],
+            )
+            tables.setdefault(one["tags"][0], []).append("| " + " | ".join(row) + " |\n")
+    head = "| request | key | takes | answers | what it does |\n|---|---|---|---|---|\n"
+    parts = [f"## {tag}\n\n{head}{''.join(rows)}" for tag, rows in tables.items()]
+    return "\n".join([f"# The control plane\n\n{_CONTROL_PLANE}\n", *parts])
+
+
+def _asked(operation: dict[str, Any]) -> str:
+    """What an operation takes after the `?`, and the type of its body."""
+    body = operation.get("requestBody", {"content": {"": {"schema": {}}}})
+    words = [_type_of(content["schema"]) for content in body["content"].values()]
+    words += [f"`{one['name']}`" for one in operation.get("parameters", []) if one["in"] == "query"]
+    return ", ".join(filter(None, words))
+
+
+def _answered(operation: dict[str, Any]) -> str:
+    """The status of success and the type of its body."""
+    status, answer = next(iter(operation["responses"].items()))
+    words = [_type_of(content["schema"]) or media for media, content in answer.get("content", {}).items()]
+    return " ".join(filter(None, [status, *words]))
+
+
+def _type_of(schema: dict[str, Any]) -> str:
+    """The name of a type; of several that are joined, the first."""
+    if "data" in schema.get("properties", {}):
+        return f"page of {_type_of(schema['properties']['data']['items'])}"
+    first = schema.get("allOf", [schema])[0]
+    return f"`{first['$ref'].rsplit('/', 1)[-1]}`" if "$ref" in first else ""
+
+
 PAGES: dict[str, tuple[str, Callable[[], str]]] = {
     "map": ("docs/map.md", map_page),
     "settings": ("docs/reference/settings.md", settings_page),
     "errors": ("docs/reference/errors.md", errors_page),
     "cli": ("docs/reference/cli.md", cli_page),
     "recipes": ("docs/reference/recipes.md", recipes_page),
+    "charter": ("docs/reference/charter.md", charter_page),
+    "control-plane": ("docs/reference/control-plane.md", control_plane_page),
 }
 
 

@@ -19,11 +19,11 @@ import uvicorn
 from tandem.accounts import Limits, Role, UsageEvent
 from tandem.formats.tiny import write_tiny_gguf
 from tandem.kit.config import Settings
-from tandem.registry import pull
+from tandem.registry import Signer, first_charter, pull
 from tandem.serve import ENGINES, DeployOptions, EngineFactory, Launch, Routes, State
 from tandem.serve.engines.fake import FakeEngine
 from tandem.server import House, running_app
-from tandem.spec import Task
+from tandem.spec import Task, Version
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A running Tandem. `fakes` are the fake engines by deployment, the newest of each."""
+    """A running Tandem. `fakes` are the fake engines by deployment, the newest of each; `made` are all of them."""
 
     url: str
     key: str
@@ -56,6 +56,7 @@ class Served:
     loop: asyncio.AbstractEventLoop = field(repr=False)
     server: uvicorn.Server = field(repr=False)
     fakes: dict[str, FakeEngine] = field(default_factory=dict, repr=False)
+    made: list[FakeEngine] = field(default_factory=list, repr=False)
 
     def limited_key(self, name: str, **limits: int) -> str:
         """A key with limits of its own."""
@@ -116,7 +117,8 @@ def served(
     """
     house = House.open(settings)
     for name, path in {**models, **(embedders or {})}.items():
-        version = asyncio.run(pull(f"file:{path}", name=name, registry=house.registry, settings=settings))
+        version = pulled(house, name, path)
+        released(house, version)
         task = Task.EMBED if name in (embedders or {}) else version.task
         house.deployments.bind(
             name, version=replace(version, task=task), options=options or DeployOptions(), engine=engine
@@ -125,15 +127,37 @@ def served(
         yield served_house
 
 
+def pulled(house: House, name: str, path: Path) -> Version:
+    """A GGUF file as a version of the registry."""
+    return asyncio.run(pull(f"file:{path}", name=name, registry=house.registry, settings=house.settings))
+
+
+def released(house: House, version: Version) -> str:
+    """Have an imported version released, by one person who signs for all; returns the release's digest."""
+    if house.charters.chain().current is None:
+        text = first_charter("tests", {"tests": {"ada": house.members.make("ada")}}, solo=True)
+        house.charters.propose(text, [house.members.key("ada")])
+    asked = house.releases.request(version.ref, by="ada")
+    return house.releases.sign(asked.digest, [house.members.key("ada")]).digest
+
+
+def withdrawn(house: House, release: str) -> None:
+    """Have a release withdrawn."""
+    signer = Signer(name="ada", party="tests", key=house.members.key("ada"))
+    house.releases.withdraw(release, reason="It was a test.", signer=signer)
+
+
 @contextmanager
 def running(house: House) -> Iterator[Served]:
     """Serve what is deployed in a house until the block ends, and close it then."""
     key = house.keyring.create("test").secret
     admin_key = house.keyring.create("admin", role=Role.ADMIN).secret
     fakes: dict[str, FakeEngine] = {}
+    made: list[FakeEngine] = []
 
     def make_fake(launch: Launch) -> FakeEngine:
         fakes[launch.alias] = FakeEngine(launch)
+        made.append(fakes[launch.alias])
         return fakes[launch.alias]
 
     engines: dict[str, EngineFactory] = {**ENGINES, "fake": make_fake}
@@ -168,6 +192,7 @@ def running(house: House) -> Iterator[Served]:
                     loop=asyncio.get_running_loop(),
                     server=server,
                     fakes=fakes,
+                    made=made,
                 )
             )
             while not stop.is_set():

@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from docs.generate import PAGES, command_names, setting_fields, spec_rows, spec_tables, stale
 from tandem.cli.app import app
+from tandem.registry import Charter
 from tandem.spec import Placement, Recipe
 
 REPOSITORY = Path(__file__).parent.parent
@@ -35,14 +36,22 @@ def test_a_setting_says_what_it_is(field: tuple[str, str, str, str]) -> None:
     assert field[3].endswith("."), "a field of Settings is followed by its docstring"
 
 
-@pytest.mark.parametrize("kind", [Recipe, Placement])
-def test_a_key_of_a_recipe_says_what_it_is(kind: type[Recipe | Placement]) -> None:
+@pytest.mark.parametrize("kind", [Recipe, Placement, Charter])
+def test_a_key_of_a_file_says_what_it_is(kind: type[Recipe | Placement | Charter]) -> None:
     for path, table in spec_tables(kind):
         assert (table.__doc__ or "").strip().endswith(".")
         for key, what, default, text in spec_rows(table):
             assert what, f"{path} {key} takes something"
             assert default, f"{path} {key} has a default or is required"
             assert text.endswith("."), f"{path} {key} is followed by its docstring"
+
+
+def test_all_tables_of_the_charter_are_on_their_page() -> None:
+    page = (REPOSITORY / PAGES["charter"][0]).read_text()
+    for table in ("`[[parties.members]]`", "`[[classes.clauses]]`", "`[systems]`", "`[spending]`"):
+        assert f"\n## {table}\n" in page
+    for row in ("| `key` | public key | required |", "| `drop_at_most` | number", "| `mode` | `solo`, `two-party` |"):
+        assert f"\n{row}" in page
 
 
 def test_all_tables_of_recipes_are_on_their_page() -> None:

@@ -13,10 +13,11 @@ import uvicorn
 from tandem.accounts import Limits
 from tandem.formats.tiny import write_tiny_gguf
 from tandem.kit.config import load_settings
-from tandem.registry import pull
+from tandem.registry import first_charter, pull
 from tandem.serve import Capabilities, DeployOptions, Feature
 from tandem.serve.engines.port import Address, Health, Launch
 from tandem.server import House, running_app
+from tandem.spec import Version
 
 
 class MockEngine:
@@ -52,6 +53,7 @@ async def main(port: int, home: Path) -> None:
     model = home / "mock.gguf"
     write_tiny_gguf(model)
     version = await pull(f"file:{model}", name="mock", registry=house.registry, settings=house.settings)
+    _release(house, version)
     house.deployments.bind("mock", version=version, options=DeployOptions(), engine="mock")
     _, secret = house.keyring.create(
         "bench", limits=Limits(requests_per_minute=10**9, tokens_per_minute=10**12, concurrency=10**6)
@@ -69,6 +71,14 @@ async def main(port: int, home: Path) -> None:
         )
         print(secret, flush=True)
         await uvicorn.Server(config).serve()
+
+
+def _release(house: House, version: Version) -> None:
+    """What one person has to do before anything is served."""
+    text = first_charter("bench", {"bench": {"bench": house.members.make("bench")}}, solo=True)
+    keys = [house.members.key("bench")]
+    house.charters.propose(text, keys)
+    house.releases.sign(house.releases.request(version.ref, by="bench").digest, keys)
 
 
 if __name__ == "__main__":

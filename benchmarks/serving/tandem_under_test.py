@@ -13,9 +13,10 @@ import uvicorn
 
 from tandem.kit.config import load_settings
 from tandem.kit.errors import NotFound, Unavailable
-from tandem.registry import pull
+from tandem.registry import first_charter, pull
 from tandem.serve import DeployOptions, Routes
 from tandem.server import House, running_app
+from tandem.spec import Version
 
 
 async def main(home: Path, model: str) -> None:
@@ -23,6 +24,7 @@ async def main(home: Path, model: str) -> None:
     house = House.open(load_settings({}, home=home))
     version = await pull(model, name="bench", registry=house.registry, settings=house.settings)
     options = DeployOptions(context_tokens=2048, parallel=16)
+    _release(house, version)
     house.deployments.bind("bench", version=version, options=options, engine="llamacpp")
     _, secret = house.keyring.create("bench")
     routes = Routes()
@@ -44,6 +46,14 @@ async def main(home: Path, model: str) -> None:
         }
         print(json.dumps(place), flush=True)
         await serving
+
+
+def _release(house: House, version: Version) -> None:
+    """What one person has to do before anything is served."""
+    text = first_charter("bench", {"bench": {"bench": house.members.make("bench")}}, solo=True)
+    keys = [house.members.key("bench")]
+    house.charters.propose(text, keys)
+    house.releases.sign(house.releases.request(version.ref, by="bench").digest, keys)
 
 
 if __name__ == "__main__":

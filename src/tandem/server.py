@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tandem.accounts import Keyring, Ledger, Limiter
 from tandem.api import Platform, StateCollector, api_routes, wrong_method
+from tandem.flows import Flows, executor_beside, permit
 from tandem.gateway import Limits, Meters, Pipeline, surface_routes
 from tandem.kit.blobs import Blobs
 from tandem.kit.config import Settings
 from tandem.kit.db import Database
 from tandem.kit.errors import ConfigError, Conflict, StorageFull, TandemError
-from tandem.registry import Datasets, Registry, Runs
-from tandem.serve import ENGINES, Controller, Deployments, EngineFactory, Routes
+from tandem.registry import CharterBook, Datasets, EvidenceStore, Members, Registry, Releases, Runs
+from tandem.serve import ENGINES, Binding, Controller, Deployments, EngineFactory, Launcher, Rollouts, Routes
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +54,14 @@ class House:
     registry: Registry
     keyring: Keyring
     deployments: Deployments
+    rollouts: Rollouts
     runs: Runs
     datasets: Datasets
+    charters: CharterBook
+    members: Members
+    evidence: EvidenceStore
+    releases: Releases
+    flows: Flows
 
     @classmethod
     def open(cls, settings: Settings) -> "House":
@@ -80,14 +88,23 @@ class House:
             ConfigError: the database or the blob store cannot be what a setting says.
         """
         db = Database(settings.sqlalchemy_url)
+        registry = Registry(db, Blobs(settings.blobs_url, cache=settings.home / "cache" / "blobs"))
+        charters = CharterBook(settings.home, anchor=settings.charter_anchor)
+        evidence = EvidenceStore(db, charters)
         return cls(
             settings=settings,
             db=db,
-            registry=Registry(db, Blobs(settings.blobs_url, cache=settings.home / "cache" / "blobs")),
+            registry=registry,
             keyring=Keyring(db, cache_s=settings.key_cache_s, grace_s=settings.key_grace_s),
             deployments=Deployments(db),
+            rollouts=Rollouts(db),
             runs=Runs(db, settings.home),
             datasets=Datasets(db, settings.home),
+            charters=charters,
+            members=Members(settings.home, passphrase=settings.signing_passphrase),
+            evidence=evidence,
+            releases=Releases(db, charters=charters, evidence=evidence, registry=registry, region=settings.region),
+            flows=Flows(settings),
         )
 
 
@@ -109,14 +126,7 @@ async def running_app(
         fsync=settings.journal_fsync,
     )
     meters.registry.register(StateCollector(routes, ledger))
-    controller = Controller(
-        house.deployments,
-        routes,
-        engines=engines,
-        model_path=house.registry.file,
-        log_folder=settings.home / "logs" / "engines",
-        start_timeout_s=settings.engine_start_timeout_s,
-    )
+    controller = _controller(house, engines, routes)
     pipeline = Pipeline(
         keyring=house.keyring,
         limiter=Limiter(),
@@ -129,8 +139,15 @@ async def running_app(
         settings=settings,
         db=house.db,
         registry=house.registry,
+        runs=house.runs,
+        datasets=house.datasets,
+        charters=house.charters,
+        evidence=house.evidence,
+        releases=house.releases,
         keyring=house.keyring,
         deployments=house.deployments,
+        rollouts=house.rollouts,
+        flows=house.flows,
         ledger=ledger,
         routes=routes,
         meters=meters,
@@ -148,8 +165,33 @@ async def running_app(
         stack.push_async_callback(pipeline.close)
         await controller.start()
         stack.push_async_callback(controller.stop)
+        stack.callback(house.flows.close)
+        await stack.enter_async_context(executor_beside(settings))
         _tune_interpreter()
         yield app
+
+
+def _controller(house: House, engines: Mapping[str, EngineFactory], routes: Routes) -> Controller:
+    """The controller behind the release gate: all that runs, and all that is loaded, is asked for there."""
+    launcher = Launcher(
+        engines,
+        weights=partial(_weights, house),
+        log_folder=house.settings.home / "logs" / "engines",
+        start_timeout_s=house.settings.engine_start_timeout_s,
+    )
+    permitted = partial(permit, house.releases)
+    return Controller(house.deployments, house.rollouts, routes, launcher=launcher, permitted=permitted)
+
+
+def _weights(house: House, binding: Binding) -> Path:
+    """The checked model file of what the release gate lets out; the only way from a deployment to weights.
+
+    Raises:
+        Forbidden: the gate does not let it out.
+        IntegrityError: the file is missing or is not what its digest says.
+    """
+    permit(house.releases, binding)
+    return house.registry.file(binding.digest)
 
 
 def _tune_interpreter() -> None:

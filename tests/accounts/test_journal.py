@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -55,18 +56,22 @@ def settle(segment: Segment, request_id: str, line: bytes | None = None) -> None
     tokens=st.tuples(HUGE, HUGE, HUGE),
     settled_ms=HUGE,
     duration_ms=HUGE,
+    by_second=st.booleans(),
 )
-def test_no_settlement_is_longer_than_its_room(
-    request_id: str, outcome: Outcome, tokens: tuple[int, int, int], settled_ms: int, duration_ms: int
-) -> None:
-    record = journal.settled(request_id, outcome, tokens=tokens, settled_ms=settled_ms, duration_ms=duration_ms)
+def test_no_settlement_is_longer_than_its_room(request_id: str, outcome: Outcome, **numbers: Any) -> None:
+    record = journal.settled(request_id, outcome, **numbers)
     assert len(journal.to_line(record)) <= journal.settlement_bytes(request_id)
 
 
 def test_the_room_is_exact() -> None:
     """The longest settlement fills it, so nothing is wasted either."""
     longest = journal.settled(
-        "req_1", Outcome.ENGINE_FAILED, tokens=(10**20,) * 3, settled_ms=10**20, duration_ms=10**20
+        "req_1",
+        Outcome.ENGINE_FAILED,
+        tokens=(10**20,) * 3,
+        settled_ms=10**20,
+        duration_ms=10**20,
+        by_second=True,
     )
     assert len(journal.to_line(longest)) == journal.settlement_bytes("req_1")
     assert longest.prompt_tokens == MAX_TOKENS

@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tandem.accounts import GroupBy, Keyring, Outcome, Role, UsageRow, summarise
+from tandem.accounts import GroupBy, Keyring, Outcome, Page, Role, UsageRow, summarise
 from tandem.accounts import events as usage_events_of
 from tandem.accounts.tables import usage_events
 from tandem.kit.db import Database
-from tandem.kit.errors import NotFound
+from tandem.kit.errors import InvalidRequest, NotFound
 from tests.accounts.stand_ins import principal
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -45,8 +45,9 @@ def add(
     db.run_sync(lambda connection: connection.execute(usage_events.insert(), row))
 
 
-def row(group: str, requests: int, tokens: int, *, failed: int = 0) -> UsageRow:
+def row(group: str, requests: int, tokens: int, *, failed: int = 0, row_id: str | None = None) -> UsageRow:
     return UsageRow(
+        id=group if row_id is None else row_id,
         group=group,
         requests=requests,
         failed=failed,
@@ -63,7 +64,10 @@ def test_sums_by_everything(database: Database) -> None:
     add(database, "req_3", key="key_forgotten", tokens=4, at=NOON + timedelta(hours=12))
     add(database, "req_4", key="key_forgotten", tokens=8, at=NOON + timedelta(hours=12, milliseconds=-1))
     assert summarise(database) == [row("", 4, 15, failed=1)]
-    assert summarise(database, group_by=GroupBy.KEY) == [row("ada", 2, 3, failed=1), row("key_forgotten", 2, 12)]
+    assert summarise(database, group_by=GroupBy.KEY) == [
+        row("ada", 2, 3, failed=1, row_id=ada.id),
+        row("key_forgotten", 2, 12),
+    ]
     assert summarise(database, group_by=GroupBy.DEPLOYMENT) == [row("coder", 1, 2, failed=1), row("starter", 3, 13)]
     assert summarise(database, group_by=GroupBy.DAY) == [row("2026-01-31", 3, 11, failed=1), row("2026-02-01", 1, 4)]
 
@@ -71,6 +75,26 @@ def test_sums_by_everything(database: Database) -> None:
 @pytest.mark.parametrize("group_by", GroupBy)
 def test_without_events_there_are_no_rows(database: Database, group_by: GroupBy) -> None:
     assert summarise(database, group_by=group_by) == []
+
+
+@pytest.mark.parametrize("group_by", GroupBy)
+def test_sums_come_in_pages(database: Database, group_by: GroupBy) -> None:
+    for number in range(7):
+        at = NOON + timedelta(days=number % 5)
+        add(database, f"req_{number}", key=f"key_{number % 4}", deployment=f"name-{number % 3}", at=at)
+    whole = summarise(database, group_by=group_by)
+    paged: list[UsageRow] = []
+    while part := summarise(database, group_by=group_by, page=Page(2, paged[-1].id if paged else None)):
+        assert len(part) <= 2
+        paged += part
+    assert paged == whole
+    assert len({one.id for one in whole}) == len(whole) == {"key": 4, "deployment": 3, "day": 5, "none": 1}[group_by]
+    assert sum(one.requests for one in paged) == 7
+
+
+def test_a_page_of_days_after_what_is_no_day(sqlite_database: Database) -> None:
+    with pytest.raises(InvalidRequest, match="no day"):
+        summarise(sqlite_database, group_by=GroupBy.DAY, page=Page(2, "yesterday"))
 
 
 def test_sums_pass_what_an_integer_of_32_bits_holds(database: Database) -> None:

@@ -142,6 +142,7 @@ def test_a_user_sees_its_own_usage_and_an_admin_all(fake: Served, keys: Keys) ->
     _chat(fake, secret, fault="fake:fail")
     [mine] = _rows(fake, "/api/v1/usage", secret)
     assert mine == {
+        "id": "",
         "group": "",
         "requests": 4,
         "failed": 1,
@@ -151,10 +152,10 @@ def test_a_user_sees_its_own_usage_and_an_admin_all(fake: Served, keys: Keys) ->
     }
     assert mine["prompt_tokens"] == 9
     by_key = {row["group"]: row for row in _rows(fake, "/api/v1/usage?by=key", keys.admin)}
-    assert {**by_key["counted"], "group": ""} == mine
+    assert {**by_key["counted"], "group": "", "id": ""} == mine
     assert [row["group"] for row in _rows(fake, "/api/v1/usage?by=deployment", secret)] == ["tiny"]
     [day] = _rows(fake, "/api/v1/usage?by=day", secret)
-    assert {**day, "group": ""} == mine
+    assert {**day, "group": "", "id": ""} == mine
     assert len(day["group"]) == len("2026-01-31")
 
 

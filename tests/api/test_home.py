@@ -1,5 +1,7 @@
 """The page at `/`, the probes, and what is not there."""
 
+import re
+
 import pytest
 
 from tandem.serve import State
@@ -15,6 +17,12 @@ def test_the_page_says_how_to_call(fake: Served) -> None:
     assert f'azure_endpoint="{fake.url}"' in page
     assert '"model": "tiny"' in page
     assert "<td>tiny@1</td>" in page
+    docs = fake.request("GET", "/api/v1/docs", key="").body.decode()
+    offered = re.findall(r'href="/api/v1/docs#([a-z]+)"', page)
+    assert {"keys", "deployments", "versions", "releases"} <= set(offered)
+    assert all(f'<h2 id="{name}">' in docs for name in offered)
+    for link in re.findall(r'href="(/[^"#]*)', page):
+        assert fake.request("GET", link, key="").status == 200
 
 
 def test_health_and_readiness(fake: Served) -> None:

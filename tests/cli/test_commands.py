@@ -22,7 +22,8 @@ from tandem.kit.config import Settings
 from tests.faults.program import Home, Prepared
 
 COMMANDS = sorted(command_names(get_command(app), "tandem"))
-GROUPS = {"tandem", "tandem models", "tandem keys", "tandem runs"}
+_GROUPED = ["charter", "evals", "flows", "keys", "models", "registry", "release", "rollout", "runs"]
+GROUPS = {"tandem", *(f"tandem {name}" for name in _GROUPED)}
 
 # What changes nothing: the words, and what `--quiet` prints of the prepared home.
 LOOKING = {

@@ -1,6 +1,7 @@
 """`tandem doctor`: it finds what is broken, names the remedy, and changes nothing."""
 
 import hashlib
+import shutil
 import socket
 import sqlite3
 from pathlib import Path
@@ -34,9 +35,31 @@ def test_a_home_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 def test_a_whole_home_is_fine_and_stays_as_it_is(tandem: Home) -> None:
     before = contents(tandem.folder)
     found = {finding["check"]: finding for finding in tandem.json("doctor")}
-    assert found["deployments"]["found"] == "2 bound, their files are whole"
+    assert found["deployments"]["found"] == "2 bound, their files are whole and released"
     assert found["server"]["found"].startswith("not running")
     assert contents(tandem.folder) == before
+
+
+def test_deployments_from_before_the_gate_are_told_what_they_need(tandem: Home) -> None:
+    shutil.rmtree(tandem.folder / "charter")
+    found = {finding["check"]: finding for finding in tandem.json("doctor", status=1)}
+    assert "may not be served: There is no charter yet." in found["deployments"]["found"]
+    assert "tandem charter init --solo" in found["deployments"]["remedy"]
+    tandem.bare("charter", "init", "--solo", "--name", "new", "--party", "lab=bob", "--party", "platform=eve")
+    found = {finding["check"]: finding for finding in tandem.json("doctor", status=1)}
+    assert "tandem release request quick@1" in found["deployments"]["remedy"]
+    server = tandem.start("up")
+    try:
+        assert server.process.stdout is not None
+        said = "".join(server.process.stdout.readline() for _ in range(7))
+    finally:
+        server.stop()
+        server.close()
+    assert said.count("Not served") == 2
+    assert "quick@1 may not be served" in said
+    for name in ("quick", "slow"):
+        tandem.bare("release", "request", f"{name}@1", "--sign")
+    tandem.run("doctor")
 
 
 def test_a_broken_home_has_remedies_and_exit_status_1(tandem: Home) -> None:

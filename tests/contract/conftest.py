@@ -12,7 +12,7 @@ from tandem.registry import pull
 from tandem.serve import DeployOptions
 from tandem.server import House
 from tests.contract.clients import FAMILIES, sync_client
-from tests.serving import Served, running, served, tiny_model
+from tests.serving import Served, released, running, served, tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +56,7 @@ def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     settings = load_settings({}, home=home, port=0)
     house = House.open(settings)
     version = asyncio.run(pull("starter", registry=house.registry, settings=settings))
+    released(house, version)
     house.deployments.bind("starter", version=version, options=DeployOptions(context_tokens=1024), engine="llamacpp")
     with running(house) as running_one:
         yield running_one

@@ -58,6 +58,10 @@ class Home:
         """The bare result of a command."""
         return self.run(*words, "--quiet").stdout.strip()
 
+    def release(self, ref: str) -> None:
+        """Have a version released, signed for all parties."""
+        self.bare("release", "request", ref, "--sign")
+
     def start(self, *words: str, **settings: object) -> "Server":
         """`tandem up` that may not take connections yet; the caller must close it."""
         return Server(self, settings, *words)
@@ -191,8 +195,10 @@ def prepare(base: Path) -> Prepared:
         "quick": write_tiny_gguf(folder / "quick.gguf"),
         "slow": write_tiny_gguf(folder / "slow.gguf", shape=TinyShape(layers=64), context_length=4096),
     }
+    home.bare("charter", "init", "--solo")
     for name, path in models.items():
         assert home.bare("models", "pull", f"file:{path}") == f"{name}@1"
+        home.release(name)
         assert home.bare("deploy", name, "--threads", "1") == name
     key = home.bare("keys", "create", "--name", "app")
     admin_key = home.bare("keys", "create", "--name", "boss", "--role", "admin")

@@ -61,6 +61,7 @@ def test_a_file_that_does_not_load_is_contained_and_healed_by_another(
     bad = without_a_tensor(tmp_path / "broken.gguf")
     good = write_tiny_gguf(tmp_path / "good.gguf", seed=1)
     assert tandem.bare("models", "pull", f"file:{bad}", "--name", "mended") == "mended@1"
+    tandem.release("mended@1")
     with tandem.serving() as server:
 
         def chatted(name: str) -> Any:
@@ -80,6 +81,7 @@ def test_a_file_that_does_not_load_is_contained_and_healed_by_another(
         assert chatted("quick").status == 200, "its neighbours keep serving"
 
         assert tandem.bare("models", "pull", f"file:{good}", "--name", "mended") == "mended@2"
+        tandem.release("mended@2")
         assert tandem.bare("deploy", "mended") == "mended"
         assert state(tandem, "mended") == "ready"
         assert chatted("mended").status == 200
@@ -88,6 +90,7 @@ def test_a_file_that_does_not_load_is_contained_and_healed_by_another(
 def test_a_broken_version_never_replaces_a_good_one(tandem: Home, prepared: Prepared, tmp_path: Path) -> None:
     bad = without_a_tensor(tmp_path / "broken.gguf")
     assert tandem.bare("models", "pull", f"file:{bad}", "--name", "quick") == "quick@2"
+    tandem.release("quick@2")
     with tandem.serving() as server:
         server.wait_until_ready()
         with Traffic(server.url, key=prepared.key, requests=[chat("quick", tokens=3)]).flowing() as traffic:
@@ -99,6 +102,7 @@ def test_a_broken_version_never_replaces_a_good_one(tandem: Home, prepared: Prep
 def test_a_new_version_under_load_loses_no_request(tandem: Home, prepared: Prepared, tmp_path: Path) -> None:
     good = write_tiny_gguf(tmp_path / "good.gguf", seed=1)
     assert tandem.bare("models", "pull", f"file:{good}", "--name", "quick") == "quick@2"
+    tandem.release("quick@2")
     requests = [chat("quick", tokens=3), chat("quick", tokens=40, stream=True), chat("slow", tokens=20, stream=True)]
     with tandem.serving() as server:
         server.wait_until_ready()

@@ -64,6 +64,7 @@ def test_a_pull_leaves_nothing_and_works_later(on_small_disk: Home, tmp_path: Pa
         assert not [path for path in left if path.stat().st_size], "nothing half-done"
     assert [found["ref"] for found in tandem.json("models", "list")] == ["quick@1", "slow@1"]
     assert tandem.bare("models", "pull", f"file:{model}") == "more@1"
+    tandem.release("more")
     assert tandem.bare("deploy", "more") == "more"
 
 

@@ -1,7 +1,9 @@
 """GGUF headers: what is sound is read, and nothing that is not does more than an IntegrityError."""
 
 import contextlib
+import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from gguf import GGUFReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tandem.formats import facts, read_header, write_tiny_gguf
+from tandem.formats import TensorInfo, facts, gguf_file, read_header, write_tiny_gguf
 from tandem.kit.errors import IntegrityError, NotFound
 
 
@@ -46,7 +48,16 @@ def read(folder: Path, data: bytes) -> None:
     facts(read_header(path))
 
 
+def numbers(key: str, kind: int, code: str, *values: float) -> bytes:
+    return entry(key, 9, struct.pack(f"<IQ{len(values)}{code}", kind, len(values), *values))
+
+
+def words(key: str, *values: str | bytes) -> bytes:
+    return entry(key, 9, struct.pack("<IQ", 8, len(values)) + b"".join(map(text, values)))
+
+
 ARCHITECTURE = entry("general.architecture", 8, text("llama"))
+TOKENS = words("tokenizer.ggml.tokens", "a", "b", "c")
 
 
 def test_it_reads_what_the_reference_reads(tiny: Path) -> None:
@@ -121,6 +132,24 @@ def test_every_type_of_value_is_read(tmp_path: Path) -> None:
         (made(tensors=[tensor("a", offset=7)]), "at 7"),
         (made(tensors=[tensor("a", offset=64)]), "cut short"),
         (made(tensors=[tensor("a", offset=2**64 - 32)]), "cut short"),
+        (made(tensors=[tensor("a"), tensor("b")]), "inside another"),
+        (made(tensors=[tensor("a", shape=(16,)), tensor("b", offset=32)]), "inside another"),
+        (made(tensors=[tensor("b", offset=32), tensor("a", shape=(9,))]), "inside another"),
+        (made(tensors=[tensor("a\0x")]), "no name"),
+        (made(tensors=[tensor("a\nx")]), "no name"),
+        (made(tensors=[tensor("")]), "no name"),
+        (made(tensors=[text(b"\xff") + tensor("a")[9:]]), "no name"),
+        (made(keys=[entry("a\0b", 4, struct.pack("<I", 1))]), "no name"),
+        (made(keys=[entry("a\x1b[2J", 4, struct.pack("<I", 1))]), "no name"),
+        (made(keys=[entry("general.alignment", 7, b"\1")]), "alignment"),
+        (made(keys=[TOKENS, numbers("tokenizer.ggml.token_type", 5, "i", 1, 1)]), "for all of its 3 tokens"),
+        (made(keys=[TOKENS, numbers("tokenizer.ggml.scores", 6, "f", 1)]), "for all of its 3 tokens"),
+        (made(keys=[TOKENS, words("tokenizer.ggml.scores", "1", "2", "3")]), "for all of its 3 tokens"),
+        (made(keys=[TOKENS, entry("tokenizer.ggml.scores", 4, struct.pack("<I", 1))]), "for all of its 3 tokens"),
+        (made(keys=[entry("general.architecture", 8, text("lla ma"))]), "architecture"),
+        (made(keys=[entry("general.architecture", 8, text("x" * 65))]), "architecture"),
+        (made(keys=[ARCHITECTURE, entry("llama.context_length", 5, struct.pack("<i", -5))]), "is -5"),
+        (made(keys=[ARCHITECTURE, entry("llama.embedding_length", 10, struct.pack("<Q", 2**40))]), "is 1099511627776"),
         (made(keys=[]), "architecture"),
         (made(keys=[entry("general.architecture", 4, struct.pack("<I", 1))]), "not a string"),
         (made(keys=[ARCHITECTURE, entry("llama.context_length", 8, text("x"))]), "whole number"),
@@ -135,25 +164,95 @@ def test_what_is_not_sound_is_refused_with_its_cause(tmp_path: Path, data: bytes
     assert caught.value.remedy
 
 
+def test_what_lies_behind_each_other_is_read(tmp_path: Path) -> None:
+    keys = [TOKENS, numbers("tokenizer.ggml.token_type", 5, "i", 1, 1, 1), ARCHITECTURE]
+    read(tmp_path, made(keys=keys, tensors=[tensor("b", offset=32), tensor("a")]))
+
+
+def test_words_for_people_are_short_and_cannot_take_over_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "made.gguf"
+    keys = [entry("general.name", 8, text("\x1b[31mred\n" + "x" * 10_000)), entry("general.license", 8, text("m\0it"))]
+    path.write_bytes(made(keys=[ARCHITECTURE, *keys], tensors=[tensor("a")]))
+    found = facts(read_header(path))
+    assert str(found["name"]).startswith("[31mred xxx")
+    assert len(str(found["name"])) == 200
+    assert found["license"] == "m it"
+
+
+def test_lists_have_a_bound_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_file, "MAX_ITEMS", 100)
+    keys = [numbers(f"a{number}", 0, "B", *range(30)) for number in range(4)]
+    read(tmp_path, made(keys=[ARCHITECTURE, *keys[:3]]))
+    with pytest.raises(IntegrityError, match="claims 30 items in a list; at most 10"):
+        read(tmp_path, made(keys=[ARCHITECTURE, *keys]))
+
+
+def test_the_largest_list_of_numbers_stays_in_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "made.gguf"
+    values = struct.pack("<IQ", 2, gguf_file.MAX_ITEMS) + os.urandom(2 * gguf_file.MAX_ITEMS)
+    path.write_bytes(made(keys=[ARCHITECTURE, entry("a", 9, values)]))
+    tracemalloc.start()
+    try:
+        read_header(path)
+        assert tracemalloc.get_traced_memory()[1] < 300 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for path in (tmp_path / "pipe.gguf", tmp_path):
+        with pytest.raises(NotFound, match="no regular file|directory"):
+            read_header(path)
+
+
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nowhere"):
         read_header(tmp_path / "nowhere")
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
-def test_no_cut_and_no_flipped_byte_does_more_than_an_integrity_error(
+@settings(max_examples=200, deadline=None)
+def test_what_is_accepted_of_a_damaged_file_is_inside_it(
     tiny: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     content = bytearray(tiny.read_bytes())
     header_end = min(tensor.offset for tensor in read_header(tiny).tensors)
-    for _ in range(data.draw(st.integers(0, 3))):
+    for _ in range(data.draw(st.integers(0, 6))):
         content[data.draw(st.integers(0, header_end - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.one_of(st.none(), st.integers(0, len(content))))
     path = tmp_path_factory.getbasetemp() / "fuzz.gguf"
     path.write_bytes(content[:cut])
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(IntegrityError):
+            header = read_header(path)
+            _check_places(header.tensors, path.stat().st_size)
+            facts(header)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def _check_places(tensors: tuple[TensorInfo, ...], size: int) -> None:
+    end = 0
+    for one in sorted(tensors, key=lambda one: one.offset):
+        assert end <= one.offset < one.offset + one.size <= size
+        end = one.offset + one.size
+
+
+@given(field=st.sampled_from(["offset", "extent", "type", "dimensions"]), value=st.integers(0, 2**64 - 1))
+@settings(max_examples=200, deadline=None)
+def test_no_number_of_a_tensor_leads_out_of_the_file(
+    tmp_path_factory: pytest.TempPathFactory, field: str, value: int
+) -> None:
+    odd = text("odd") + struct.pack("<I", value % 2**32 if field == "dimensions" else 1)
+    odd += struct.pack("<Q", value if field == "extent" else 4)
+    odd += struct.pack("<IQ", value % 2**32 if field == "type" else 0, value if field == "offset" else 32)
+    path = tmp_path_factory.getbasetemp() / "odd.gguf"
+    path.write_bytes(made(keys=[ARCHITECTURE], tensors=[tensor("a"), odd]))
     with contextlib.suppress(IntegrityError):
-        facts(read_header(path))
+        _check_places(read_header(path).tensors, path.stat().st_size)
 
 
 @given(tail=st.binary(max_size=300), counts=st.tuples(st.integers(0, 5), st.integers(0, 5)))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import struct
 import tracemalloc
 from functools import partial
@@ -82,12 +83,66 @@ def test_integers_are_no_weights(tmp_path: Path) -> None:
         (one(), bytes(9)),
         ({**one(), "b": one()["a"]}, bytes(8)),
         ({**one(), "b": {**one()["a"], "data_offsets": [12, 20]}}, bytes(20)),
+        ({**one(), "b": {**one()["a"], "data_offsets": [4, 12]}}, bytes(12)),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b""),
+        (b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}', bytes(8)),
+        (one(shape=(True, 2)), bytes(8)),
+        (one(shape=(2.0,)), bytes(8)),
+        (one(shape=[1] * 33), bytes(4)),
+        (one(offsets=(0, 2**64)), bytes(8)),
+        (one(offsets=(0, 8, 8)), bytes(8)),
+        ({"x" * 2000: one()["a"]}, bytes(8)),
+        ({**one(), "__metadata__": {"format": 1}}, bytes(8)),
+        ({**one(), "__metadata__": []}, bytes(8)),
+        (b'{"\xff":1}', b""),
     ],
 )
 def test_a_header_that_lies_is_refused(tmp_path: Path, header: Any, data: bytes) -> None:
     with pytest.raises(IntegrityError, match="made.safetensors") as caught:
         SafetensorsFile(written(tmp_path, header, data))
     assert caught.value.remedy
+
+
+def test_a_header_of_absurdly_many_words_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    header = b'{"__metadata__":{' + b",".join(b'"%d":""' % number for number in range(400_000)) + b"}}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntegrityError, match="more than 65536 tensors"):
+            SafetensorsFile(written(tmp_path, header))
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(header)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(NotFound, match="no regular file"):
+        SafetensorsFile(tmp_path / "pipe.safetensors")
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_what_is_accepted_of_a_damaged_file_fills_it(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
+    write_safetensors(path, every_type(), {"format": "pt"})
+    content = bytearray(path.read_bytes())
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    for _ in range(data.draw(st.integers(0, 6))):
+        content[data.draw(st.integers(0, header_end - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.one_of(st.none(), st.integers(0, len(content))))])
+    with contextlib.suppress(IntegrityError):
+        file = SafetensorsFile(path)
+        sizes = {name: _size(file, name) for name in file.entries}
+        assert all(file.entries[name].offset + size <= path.stat().st_size for name, size in sizes.items())
+        assert sum(sizes.values()) < path.stat().st_size
+
+
+def _size(file: SafetensorsFile, name: str) -> int:
+    with contextlib.suppress(IntegrityError):
+        return file.array(name).nbytes
+    return 0  # of a type that numpy does not know
 
 
 @pytest.mark.parametrize("content", [b"", b"1234567", struct.pack("<Q", 2**63), struct.pack("<Q", 10) + b"{}"])

@@ -17,7 +17,9 @@ Parts = AsyncIterator[bytes]
 def upstream(*, features: frozenset[Feature] = EVERYTHING.features) -> Upstream:
     """A replica that can do what is asked of it."""
     capabilities = Capabilities(features=features, context_tokens=4096, parallel=4)
-    return Upstream(id="one", url="http://engine.invalid", api_key="secret", capabilities=capabilities)
+    return Upstream(
+        id="one", url="http://engine.invalid", api_key="secret", capabilities=capabilities, version="tiny@1"
+    )
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:

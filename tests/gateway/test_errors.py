@@ -18,6 +18,7 @@ STATUS = {
     "Forbidden": 403,
     "NotFound": 404,
     "Conflict": 409,
+    "PreconditionFailed": 412,
     "LimitExceeded": 429,
     "Unavailable": 503,
     "EngineFailed": 503,

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.kit import blobs as blobs_module
+from tandem.kit import clock
 from tandem.kit.blobs import Blobs
 from tandem.kit.errors import ConfigError, IntegrityError, InvalidRequest, NotFound, StorageFull
 from tests.kit.full_disk import SIZE, small_disk
@@ -177,3 +179,73 @@ def test_progress_counts_to_the_end(blobs: Blobs, tmp_path: Path) -> None:
     for share in (False, True):
         blobs.put(written(tmp_path, bytes(size)), share=share, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(2**20, size), (2 * 2**20, size), (size, size)] * 2
+
+
+def test_everything_is_listed_with_its_size_and_age(blobs: Blobs, tmp_path: Path) -> None:
+    assert list(blobs.digests()) == []
+    before = clock.unix_seconds()
+    stored = [blobs.put(written(tmp_path, data)) for data in (b"one", b"three")]
+    listed = sorted(blobs.digests(), key=lambda one: one.size)
+    assert [(one.digest, one.size) for one in listed] == [tuple(one) for one in stored]
+    assert all(before <= one.arrived_s <= clock.unix_seconds() + 1 for one in listed)
+    assert [blobs.held(one.digest) for one in listed] == listed
+    assert blobs.held(f"sha256:{'0' * 64}") is None
+
+
+def test_what_is_no_blob_is_not_listed(tmp_path: Path) -> None:
+    blobs = Blobs(f"file://{tmp_path / 'store'}")
+    stored = blobs.put(written(tmp_path, b"one"))
+    blobs.local(stored.digest).with_name("notes.txt").write_text("mine")
+    assert [one.digest for one in blobs.digests()] == [stored.digest]
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_storing_again_renews_the_age(tmp_path: Path, share: bool) -> None:
+    blobs = Blobs(f"file://{tmp_path / 'store'}")
+    source = written(tmp_path, b"old")
+    digest = blobs.put(source, share=share).digest
+    os.utime(blobs.local(digest), (1, 1))
+    assert blobs.held(digest) == (digest, 3, 1.0)
+    blobs.put(source, share=share)
+    again = blobs.held(digest)
+    assert again is not None
+    assert again.arrived_s > 1
+
+
+def test_known_bytes_of_a_remote_store_are_renewed_once_they_are_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = Blobs(f"memory://{tmp_path.name}-renewed", cache=tmp_path / "cache")
+    source = written(tmp_path, b"far away")
+    digest = blobs.put(source).digest
+    first = blobs.held(digest)
+    blobs.put(source)
+    assert blobs.held(digest) == first
+    later = clock.unix_seconds() + 7200
+    monkeypatch.setattr(blobs_module, "unix_seconds", lambda: later)
+    blobs.put(source)
+    renewed = blobs.held(digest)
+    assert first is not None
+    assert renewed is not None
+    assert renewed.arrived_s > first.arrived_s
+
+
+def test_nothing_arrives_while_somebody_looks(tmp_path: Path) -> None:
+    blobs = Blobs(f"file://{tmp_path / 'store'}")
+    source = written(tmp_path, b"late")
+    with ThreadPoolExecutor(1) as threads:
+        with blobs.exclusive():
+            putting = threads.submit(blobs.put, source)
+            deadline = clock.monotonic_seconds() + 30
+            while not list((tmp_path / "store").glob("incoming/*.part")) and clock.monotonic_seconds() < deadline:
+                pass
+            assert list(blobs.digests()) == []
+        digest = putting.result(30).digest
+    assert blobs.has(digest)
+
+
+def test_hashing_tells_how_far_it_is(blobs: Blobs, tmp_path: Path) -> None:
+    digest = blobs.put(written(tmp_path, b"four")).digest
+    told: list[tuple[int, int | None]] = []
+    blobs.verify(digest, progress=lambda done, total: told.append((done, total)))
+    assert told == [(4, 4)]

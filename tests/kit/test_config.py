@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.kit.config import Settings, child_environment, load_settings
+from tandem.kit.config import Settings, child_environment, load_settings, settings_environment
 from tandem.kit.errors import ConfigError
 
 
@@ -168,3 +168,17 @@ def test_a_child_gets_what_it_computes_with_and_no_secret() -> None:
     environ = computing | hub | secret
     assert child_environment(environ) == computing
     assert child_environment(environ, hub=True) == computing | hub
+
+
+def test_a_process_of_ours_stands_on_the_same_settings(home: Path) -> None:
+    settings = _load(home, "port = 0\nlog_level = 'debug'\ncharter_anchor = 'sha256:1'")
+    environ = settings_environment(settings, {"PATH": "/bin", "TANDEM_CONFIG": "other.toml", "TANDEM_PORT": "9"})
+    assert environ["PATH"] == "/bin"
+    assert load_settings(environ) == settings
+
+
+def test_secrets_are_named_and_not_printed() -> None:
+    settings = load_settings({"TANDEM_SIGNING_PASSPHRASE": "open sesame", "TANDEM_HUB_TOKEN": "hf_x"})
+    assert settings.secrets == ("hf_x", "open sesame")
+    assert "open sesame" not in repr(settings)
+    assert "TANDEM_SIGNING_PASSPHRASE" not in child_environment({"TANDEM_SIGNING_PASSPHRASE": "x"}, hub=True)

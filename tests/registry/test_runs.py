@@ -50,6 +50,17 @@ def test_nothing_is_left_of_a_run_that_could_not_be_made(
     assert runs.newest() == []
 
 
+def test_a_run_with_an_id_of_the_callers_choosing_is_made_once(runs: Runs, home: Path) -> None:
+    own = "run_" + "1" * 32
+    (home / "runs" / f".{own}.part").mkdir(parents=True)  # somebody was killed while making it
+    run = runs.create(pinned(), placed(), run_id=own)
+    assert run.run_id == own
+    runs.append(own, event(Happened.CANCELLED))
+    assert runs.create(pinned("other"), placed(), run_id=own).state is RunState.CANCELLED
+    assert [one.run_id for one in runs.newest()] == [own]
+    assert [path.name for path in (home / "runs").iterdir()] == [own]
+
+
 def test_a_recipe_that_is_not_pinned_is_no_run(runs: Runs, home: Path) -> None:
     recipe = msgspec.structs.replace(pinned(), tokenizer=msgspec.structs.replace(pinned().tokenizer, sha256=""))
     with pytest.raises(ValueError, match="pinned"):

@@ -207,6 +207,7 @@ async def test_an_unusable_repository_is_refused(hub: PlayedHub, names: list[str
     with pytest.raises((UnsupportedFeature, InvalidRequest), match=cause) as caught:
         await HubSource("org/Model", at(hub)).describe()
     assert caught.value.remedy
+    assert ("safetensors" in caught.value.remedy) == (cause == "pickle")
 
 
 @pytest.mark.parametrize("name", ["nothing.gguf", "README.md"])

@@ -1,5 +1,6 @@
 """The register: numbers without gaps, one version for the same bytes, and files that are what they were."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -118,6 +119,18 @@ def test_a_damaged_file_is_noticed_and_the_pull_named(registry: Registry, tmp_pa
     assert registry.path(version).read_bytes() == b"weights"
 
 
+def test_a_file_whose_times_were_set_back_is_read_again(registry: Registry, tmp_path: Path) -> None:
+    version = stored(registry, tmp_path)
+    path = registry.path(version)
+    before = path.stat()
+    with path.open("r+b") as file:  # the same inode, the same size
+        file.write(b"WEIGHTS")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    with pytest.raises(IntegrityError, match=r"coder@1 is damaged"):
+        registry.path(version)
+
+
 def test_a_missing_file_is_noticed(registry: Registry, tmp_path: Path) -> None:
     version = stored(registry, tmp_path)
     registry.path(version)
@@ -126,3 +139,39 @@ def test_a_missing_file_is_noticed(registry: Registry, tmp_path: Path) -> None:
         registry.path(version)
     with pytest.raises(IntegrityError, match="A model's file is gone"):
         registry.file("sha256:" + "0" * 64)
+
+
+def numbered(registry: Registry, digit: str, name: str = "model") -> Version:
+    artifact = Artifact(digest=f"sha256:{digit * 64}", size=1, format="gguf")
+    return registry.add(name, task=Task.GENERATE, artifact=artifact, origin="file:x", facts={})
+
+
+def test_a_removed_version_is_gone_and_its_number_stays_its_own(registry: Registry) -> None:
+    first, second = numbered(registry, "1"), numbered(registry, "2")
+    assert registry.remove("model") == second
+    assert registry.versions() == [first]
+    assert registry.resolve("model") == first
+    assert registry.find("model", second.artifact.digest) is None
+    assert registry.with_digest(second.artifact.digest) == []
+    assert registry.from_origin("file:x") == [first]
+    with pytest.raises(NotFound):
+        registry.resolve("model@2")
+    with pytest.raises(NotFound):
+        registry.remove("model@2")
+    assert registry.known("model@2") == second
+    assert numbered(registry, "3").ref == "model@3", "old answers speak of model@2"
+
+
+def test_the_same_bytes_bring_a_removed_version_back(registry: Registry) -> None:
+    first = numbered(registry, "1")
+    registry.remove("model@1")
+    assert numbered(registry, "1") == first
+    assert registry.resolve("model") == first
+
+
+def test_versions_are_found_by_their_bytes_and_their_origin(registry: Registry) -> None:
+    found = [numbered(registry, "1", "b"), numbered(registry, "1", "a")]
+    numbered(registry, "2", "c")
+    assert registry.with_digest(found[0].artifact.digest) == found[::-1]
+    assert [version.name for version in registry.from_origin("file:x")] == ["a", "b", "c"]
+    assert registry.from_origin("file:y") == []

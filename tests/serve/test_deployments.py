@@ -8,8 +8,8 @@ import pytest
 
 from tandem.formats import write_tiny_gguf
 from tandem.kit.db import Database
-from tandem.kit.errors import InvalidRequest, NotFound
-from tandem.serve import Deployment, Deployments, DeployOptions, Observation, State, Wanted
+from tandem.kit.errors import Conflict, InvalidRequest, NotFound
+from tandem.serve import Binding, Deployment, Deployments, DeployOptions, Observation, State, Wanted
 from tandem.spec import Task, Version
 from tests.serve.launches import tiny_version
 
@@ -145,3 +145,41 @@ def test_bindings_at_the_same_time_are_counted_one_by_one(deployments: Deploymen
     for thread in threads:
         thread.join()
     assert deployments.get("chat").revision == 8
+
+
+def test_a_development_deployment_is_for_its_owner(deployments: Deployments, version: Version) -> None:
+    _bind(deployments, version)
+    own = deployments.bind("mine", version=version, options=DeployOptions(), engine="llamacpp", owner="key_1")
+    assert own.binding == Binding("tiny@1", version.artifact.digest, "key_1")
+    assert [found.name for found in deployments.deployments()] == ["chat", "mine"]
+    assert [found.name for found in deployments.deployments(key="key_1")] == ["chat", "mine"]
+    assert [found.name for found in deployments.deployments(key="key_2")] == ["chat"]
+    assert deployments.get("mine", key="key_1") == deployments.get("mine") == own
+    with pytest.raises(NotFound) as unseen:
+        deployments.get("mine", key="key_2")
+    with pytest.raises(NotFound) as unknown:
+        deployments.get("none", key="key_2")
+    assert str(unseen.value).replace("mine", "none") == str(unknown.value)
+
+
+def test_a_name_does_not_change_hands(deployments: Deployments, version: Version) -> None:
+    _bind(deployments, version)
+    deployments.bind("mine", version=version, options=DeployOptions(), engine="llamacpp", owner="key_1")
+    for name, owner in (("chat", "key_1"), ("mine", ""), ("mine", "key_2")):
+        with pytest.raises(Conflict, match=f"'{name}' is"):
+            deployments.bind(name, version=version, options=DeployOptions(), engine="llamacpp", owner=owner)
+
+
+def test_the_binding_before_is_remembered(deployments: Deployments, version: Version) -> None:
+    _bind(deployments, version)
+    with pytest.raises(NotFound, match="never had another version"):
+        deployments.previous("chat")
+    _bind(deployments, version, parallel=8)
+    _bind(deployments, replace(version, number=2), parallel=9)
+    revision, binding = deployments.previous("chat")
+    assert (revision, binding.version) == (2, "tiny@1")
+    assert deployments.restore("chat", revision).options.parallel == 8
+    with pytest.raises(NotFound, match="no revision 7"):
+        deployments.restore("chat", 7)
+    with pytest.raises(NotFound):
+        deployments.restore("none", 1)

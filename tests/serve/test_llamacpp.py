@@ -260,3 +260,15 @@ async def test_log_is_kept_over_starts(tmp_path: Path) -> None:
 def test_orders_are_one_line_of_json(tmp_path: Path) -> None:
     line = json.dumps(LlamaCpp(tiny_launch(tmp_path, alias="a\nb"))._orders("key"))
     assert "\n" not in line
+
+
+def test_a_tiny_model_gets_one_thread_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    large = tmp_path / "large.gguf"
+    with large.open("wb") as file:
+        file.truncate(100_000_000)
+    given = {
+        (name, threads): LlamaCpp(tiny_launch(tmp_path, threads=threads, **model))._orders("key")["threads"]
+        for name, model in (("tiny", {}), ("large", {"model_path": large}))
+        for threads in (0, 3)
+    }
+    assert given == {("tiny", 0): 1, ("tiny", 3): 3, ("large", 0): 0, ("large", 3): 3}

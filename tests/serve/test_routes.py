@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.kit.errors import NotFound, Unavailable
-from tandem.serve import Capabilities, Route, Routes, State, Upstream
+from tandem.serve import Capabilities, Route, Routes, Split, State, Upstream
 from tandem.spec import Task
 
 _CAPABILITIES = Capabilities(features=frozenset(), context_tokens=256, parallel=2)
 
 
-def _route(name: str, *, state: State = State.READY, last_error: str = "") -> Route:
+def _route(name: str, *, state: State = State.READY, last_error: str = "", owner: str = "") -> Route:
     return Route(
         name=name,
         version="tiny@1",
@@ -24,6 +24,7 @@ def _route(name: str, *, state: State = State.READY, last_error: str = "") -> Ro
         capabilities=None,
         state=state,
         last_error=last_error,
+        owner=owner,
     )
 
 
@@ -138,3 +139,79 @@ def test_overloaded_favourite_is_passed_over() -> None:
     assert routes.pick("chat", affinity=42) is favourite
     favourite.acquire()
     assert routes.pick("chat", affinity=42) is not favourite
+
+
+def test_a_development_deployment_exists_for_its_owner_alone() -> None:
+    routes = _table(0)
+    routes.publish(_route("mine", owner="key_1"))
+    assert [route.name for route in routes.names("key_1")] == ["chat", "mine"]
+    assert [route.name for route in routes.names("key_2")] == [route.name for route in routes.names()] == ["chat"]
+    assert routes.get("mine", "key_1").owner == "key_1"
+    for key in ("key_2", ""):
+        with pytest.raises(NotFound, match=r"'mine'\. Deployed are: chat\.$"):
+            routes.get("mine", key)
+
+
+def test_what_is_not_released_is_told_apart() -> None:
+    routes = Routes()
+    routes.publish(_route("chat", state=State.UNRELEASED, last_error="withdrawn by ada"))
+    with pytest.raises(Unavailable, match="'chat' is not served: tiny@1 has no release in force") as caught:
+        routes.pick("chat")
+    assert "ada" not in str(caught.value)
+
+
+def _split(share: float, **changes: bool) -> Routes:
+    routes = _table(0, 0)
+    routes.split("chat", Split(salt="roll_1", upstreams=(_upstream(9),), share=share, **changes))
+    return routes
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
+def test_a_share_of_the_requests_is_the_candidates(share: float) -> None:
+    routes = _split(share)
+    picked = [routes.pick("chat", key="key_1", request=f"req_{number}").id for number in range(4000)]
+    assert abs(picked.count("chat.1.9") / 4000 - share) < 0.04  # four standard deviations
+
+
+@given(st.text(max_size=20), st.floats(0, 1), st.floats(0, 1))
+def test_a_growing_share_takes_nobody_back(client: str, one: float, other: float) -> None:
+    smaller, larger = (Split(salt="roll_1", upstreams=(), share=share, sticky=True) for share in sorted((one, other)))
+    assert larger.takes(client, "") or not smaller.takes(client, "")
+
+
+def test_a_sticky_client_stays_on_its_side() -> None:
+    routes = _split(0.5, sticky=True)
+    sides = {
+        client: {routes.pick("chat", key=client, request=f"req_{number}").id == "chat.1.9" for number in range(20)}
+        for client in map(str, range(50))
+    }
+    assert all(len(side) == 1 for side in sides.values())
+    assert {next(iter(side)) for side in sides.values()} == {True, False}
+
+
+def test_each_side_answers_for_the_other_that_is_not_there() -> None:
+    routes = _split(0.0)
+    routes.attach("chat", ())
+    assert routes.pick("chat", request="x").id == "chat.1.9", "the candidate is better than nobody"
+    routes = _split(1.0)
+    routes.split("chat", Split(salt="roll_1", upstreams=(), share=1.0))
+    assert routes.pick("chat", request="x").id != "chat.1.9"
+
+
+def test_the_stable_version_answers_instead_of_a_failed_candidate() -> None:
+    routes = _split(1.0)
+    candidate = routes.pick("chat", request="x")
+    instead = routes.instead("chat", candidate)
+    assert instead is not None
+    assert instead.id in {"chat.1.0", "chat.1.1"}
+    assert routes.instead("chat", instead) is None
+    routes.attach("chat", ())
+    assert routes.instead("chat", candidate) is None
+
+
+def test_a_shadow_takes_nothing() -> None:
+    routes = _split(1.0, shadow=True)
+    assert [upstream.id for upstream in routes.shadow("chat")] == ["chat.1.9"]
+    assert routes.pick("chat", request="x").id != "chat.1.9"
+    routes.split("chat", None)
+    assert routes.shadow("chat") == () == _split(1.0).shadow("chat")

@@ -5,7 +5,8 @@ from tandem.accounts.keys import Issued, Key, Keyring
 from tandem.accounts.ledger import Entry, Ledger
 from tandem.accounts.limits import Lease, Limiter
 from tandem.accounts.principals import NO_LIMITS, Limits, Principal, Role
-from tandem.accounts.usage import GroupBy, UsageEvent, UsageRow, events, summarise
+from tandem.accounts.traces import Trace, find_request, request_id
+from tandem.accounts.usage import GroupBy, Page, UsageEvent, UsageRow, events, summarise
 
 __all__ = [
     "NO_LIMITS",
@@ -19,10 +20,14 @@ __all__ = [
     "Limiter",
     "Limits",
     "Outcome",
+    "Page",
     "Principal",
     "Role",
+    "Trace",
     "UsageEvent",
     "UsageRow",
     "events",
+    "find_request",
+    "request_id",
     "summarise",
 ]

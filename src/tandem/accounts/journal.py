@@ -42,7 +42,7 @@ class Outcome(StrEnum):
     REFUSED = "refused"
 
 
-class Reserved(msgspec.Struct, frozen=True, gc=False, tag_field="record", tag="reserved"):
+class Reserved(msgspec.Struct, frozen=True, gc=False, tag_field="record", tag="reserved", omit_defaults=True):
     """A request was let in. Times are milliseconds since 1970 UTC."""
 
     id: str
@@ -54,9 +54,11 @@ class Reserved(msgspec.Struct, frozen=True, gc=False, tag_field="record", tag="r
     surface: str
     tokens: _Tokens
     started_ms: _Milliseconds
+    second: str = ""
+    """The version that answers where the first one fails before its first byte."""
 
 
-class Settled(msgspec.Struct, frozen=True, gc=False, tag_field="record", tag="settled"):
+class Settled(msgspec.Struct, frozen=True, gc=False, tag_field="record", tag="settled", omit_defaults=True):
     """It ended, and this is what it used."""
 
     id: str
@@ -66,6 +68,8 @@ class Settled(msgspec.Struct, frozen=True, gc=False, tag_field="record", tag="se
     completion_tokens: _Tokens
     settled_ms: _Milliseconds
     duration_ms: _Milliseconds
+    by_second: bool = False
+    """Whether the second version answered."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -85,7 +89,7 @@ def to_line(record: Reserved | Settled) -> bytes:
 def _longest_settlement() -> int:
     longest = max(Outcome, key=len)
     numbers = (MAX_TOKENS, MAX_TOKENS, MAX_TOKENS, _MAX_MILLISECONDS, _MAX_MILLISECONDS)
-    return len(to_line(Settled("", longest, *numbers)))
+    return len(to_line(Settled("", longest, *numbers, by_second=True)))
 
 
 _SETTLEMENT_BYTES = _longest_settlement()
@@ -97,7 +101,13 @@ def settlement_bytes(request_id: str) -> int:
 
 
 def settled(
-    request_id: str, outcome: Outcome, *, tokens: tuple[int, int, int], settled_ms: int, duration_ms: int
+    request_id: str,
+    outcome: Outcome,
+    *,
+    tokens: tuple[int, int, int],
+    settled_ms: int,
+    duration_ms: int,
+    by_second: bool = False,
 ) -> Settled:
     """A settlement of prompt, cached and completion tokens, with each number inside its bounds."""
     prompt, cached, completion = (min(max(count, 0), MAX_TOKENS) for count in tokens)
@@ -109,6 +119,7 @@ def settled(
         completion,
         min(max(settled_ms, 0), _MAX_MILLISECONDS),
         min(max(duration_ms, 0), _MAX_MILLISECONDS),
+        by_second,
     )
 
 

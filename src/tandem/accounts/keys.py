@@ -167,6 +167,14 @@ class Keyring:
             query = query.where(tables.keys.c.id > after)
         return [_key(row) for row in self._db.run_sync(lambda connection: connection.execute(query).all())]
 
+    def get(self, name_or_id: str, *, principal: Principal | None = None) -> Key:
+        """An active key by name, or any key by id.
+
+        Raises:
+            NotFound, Conflict: as `revoke`.
+        """
+        return _key(self._db.run_sync(partial(_find, name_or_id=name_or_id, principal=principal)))
+
     def revoke(self, name_or_id: str, *, principal: Principal | None = None) -> Key:
         """Revoke an active key by name, or any key by id; a revoked one stays as it is.
 
@@ -269,7 +277,7 @@ def _insert(connection: sa.Connection, *, key: Key, digest: str) -> None:
     )
 
 
-def _revoke(connection: sa.Connection, *, name_or_id: str, principal: Principal | None) -> tuple[sa.Row[Any], bytes]:
+def _find(connection: sa.Connection, *, name_or_id: str, principal: Principal | None) -> sa.Row[Any]:
     keys = tables.keys.c
     readable = tables.keys_readable_by(principal)
     wanted = sa.or_(keys.id == name_or_id, sa.and_(keys.name == name_or_id, keys.revoked_at.is_(None)))
@@ -281,10 +289,16 @@ def _revoke(connection: sa.Connection, *, name_or_id: str, principal: Principal 
             f"{len(rows)} keys are named {name_or_id!r}.",
             remedy=f"Give the id of one: {', '.join(row.id for row in rows[:5])}.",
         )
+    return rows[0]
+
+
+def _revoke(connection: sa.Connection, *, name_or_id: str, principal: Principal | None) -> tuple[sa.Row[Any], bytes]:
+    keys = tables.keys.c
+    found = _find(connection, name_or_id=name_or_id, principal=principal)
     connection.execute(
-        tables.keys.update().where(keys.id == rows[0].id, keys.revoked_at.is_(None)).values(revoked_at=clock.now())
+        tables.keys.update().where(keys.id == found.id, keys.revoked_at.is_(None)).values(revoked_at=clock.now())
     )
-    row = connection.execute(readable.where(keys.id == rows[0].id)).one()
+    row = connection.execute(tables.keys_readable_by(principal).where(keys.id == found.id)).one()
     return row, bytes.fromhex(row.digest)
 
 

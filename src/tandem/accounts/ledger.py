@@ -74,10 +74,17 @@ class Entry:
         self._started_s = clock.monotonic_seconds()
 
     def settle(
-        self, outcome: Outcome, *, prompt_tokens: int = 0, cached_tokens: int = 0, completion_tokens: int = 0
+        self,
+        outcome: Outcome,
+        *,
+        prompt_tokens: int = 0,
+        cached_tokens: int = 0,
+        completion_tokens: int = 0,
+        by_second: bool = False,
     ) -> None:
         """Write to the journal how the request ended and what it used; returns once that outlives this process.
 
+        `by_second` says that the second version of the reservation answered.
         Never fails: where the disk does, the event is kept in memory until it is folded, and the log says so.
         """
         ledger, self._ledger = self._ledger, None
@@ -89,6 +96,7 @@ class Entry:
             tokens=(prompt_tokens, cached_tokens, completion_tokens),
             settled_ms=clock.unix_milliseconds(),
             duration_ms=int((clock.monotonic_seconds() - self._started_s) * 1000),
+            by_second=by_second,
         )
         ledger.settled(self._book, (self._reserved, settled), room=self._room)
 
@@ -141,20 +149,22 @@ class Ledger:
         request_id: str,
         principal: Principal,
         deployment: str,
-        version: str,
+        version: str | tuple[str, str],
         operation: str,
         surface: str,
         tokens: int,
     ) -> Entry:
         """Write to the journal that a request was let in, and keep room for its settlement.
 
-        `request_id` must be unique for ever, and so made by us; `tokens` is what the request may use at most.
+        `request_id` must be unique for ever, and so made by us; `tokens` is what the request may use at most;
+        of two versions the second one answers where the first one fails before its first byte.
 
         Raises:
             InvalidRequest: a text contains a NUL character.
             StorageFull: the disk has no room for the next file of the journal.
             Unavailable: the journal cannot be written.
         """
+        version, second = (version, "") if isinstance(version, str) else version
         reserved = Reserved(
             request_id,
             principal.tenant,
@@ -165,6 +175,7 @@ class Ledger:
             surface,
             min(max(tokens, 0), MAX_TOKENS),
             clock.unix_milliseconds(),
+            second,
         )
         line = journal.to_line(reserved)
         if b"\\u0000" in line:
@@ -363,7 +374,7 @@ def _row(reserved: Reserved, settled: Settled) -> dict[str, Any]:
         "tenant_id": reserved.tenant,
         "key_id": reserved.key,
         "deployment": reserved.deployment,
-        "version": reserved.version,
+        "version": reserved.second if settled.by_second else reserved.version,
         "operation": reserved.operation,
         "surface": reserved.surface,
         "outcome": settled.outcome.value,

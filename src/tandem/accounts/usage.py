@@ -1,17 +1,17 @@
 """What was used: sums by key, deployment or day, and the single events, within what the caller may see."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from tandem.accounts.journal import Outcome
 from tandem.accounts.principals import Principal
-from tandem.accounts.tables import keys, moment, usage_events, usage_readable_by
+from tandem.accounts.tables import keys, milliseconds, moment, usage_events, usage_readable_by
 from tandem.kit.db import Database
-from tandem.kit.errors import NotFound
+from tandem.kit.errors import InvalidRequest, NotFound
 
 _DAY_MS = 86_400_000
 
@@ -28,8 +28,12 @@ class GroupBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRow:
-    """One sum. `group` is the key's name, the deployment, the day as YYYY-MM-DD, or empty for all."""
+    """One sum. `group` is the key's name, the deployment, the day as YYYY-MM-DD, or empty for all.
 
+    `id` tells rows apart: the key's id, otherwise the same as `group`.
+    """
+
+    id: str
     group: str
     requests: int
     failed: int
@@ -60,6 +64,13 @@ class UsageEvent:
     duration_ms: int
 
 
+class Page(NamedTuple):
+    """A part of a list: at most `limit` rows of those that come after the row with the id `after`."""
+
+    limit: int
+    after: str | None = None
+
+
 def summarise(
     db: Database,
     principal: Principal | None = None,
@@ -67,22 +78,16 @@ def summarise(
     since: datetime | None = None,
     until: datetime | None = None,
     group_by: GroupBy = GroupBy.NONE,
+    page: Page | None = None,
 ) -> list[UsageRow]:
-    """Sums over the requests that began in `since <= time < until`, in the order of their groups.
+    """Sums over the requests that began in `since <= time < until`, in the order of their groups; of a page, of ids.
 
     Two keys with the same name are two rows. Without events there are no rows, whatever the grouping.
+
+    Raises:
+        InvalidRequest: days are asked for, and the page comes after something that is none.
     """
-    events = usage_events.c
-    group: sa.ColumnElement[Any]
-    match group_by:
-        case GroupBy.KEY:
-            group = events.key_id
-        case GroupBy.DEPLOYMENT:
-            group = events.deployment
-        case GroupBy.DAY:
-            group = sa.type_coerce(events.started_at, sa.BigInteger) // _DAY_MS
-        case GroupBy.NONE:
-            group = sa.literal_column("''")
+    events, group = usage_events.c, _group(group_by)
     query = usage_readable_by(
         principal,
         group.label("group"),
@@ -93,13 +98,18 @@ def summarise(
         sa.func.sum(events.completion_tokens).label("completion_tokens"),
     ).group_by("group")
     query = _during(query, since, until)
+    if page is not None:
+        query = query.order_by(sa.literal_column('"group"')).limit(page.limit)
+        if page.after is not None:
+            query = query.where(group > _key_of(page.after, group_by))
 
     def work(connection: sa.Connection) -> list[UsageRow]:
         rows = connection.execute(query).all()
         names = _names(connection, [row.group for row in rows]) if group_by is GroupBy.KEY else {}
-        return [_row(row, _title(row.group, group_by, names)) for row in rows]
+        return [_row(row, _title(row.group, group_by), names) for row in rows]
 
-    return sorted(db.run_sync(work), key=lambda row: row.group)
+    rows = db.run_sync(work)
+    return sorted(rows, key=lambda row: row.group) if page is None else rows
 
 
 def events(
@@ -149,15 +159,38 @@ def _names(connection: sa.Connection, key_ids: list[str]) -> dict[str, str]:
     return named
 
 
-def _title(group: Any, group_by: GroupBy, names: dict[str, str]) -> str:
-    if group_by is GroupBy.DAY:
-        return moment(group * _DAY_MS).date().isoformat()
-    return names.get(group, str(group))
+def _group(group_by: GroupBy) -> sa.ColumnElement[Any]:
+    events = usage_events.c
+    match group_by:
+        case GroupBy.KEY:
+            return events.key_id
+        case GroupBy.DEPLOYMENT:
+            return events.deployment
+        case GroupBy.DAY:
+            return sa.type_coerce(events.started_at, sa.BigInteger) // _DAY_MS
+        case GroupBy.NONE:
+            return sa.literal_column("''", sa.Text)
 
 
-def _row(row: sa.Row[Any], group: str) -> UsageRow:
+def _title(group: Any, group_by: GroupBy) -> str:
+    return moment(group * _DAY_MS).date().isoformat() if group_by is GroupBy.DAY else str(group)
+
+
+def _key_of(row_id: str, group_by: GroupBy) -> str | int:
+    """What the database groups by, from the id of a row."""
+    if group_by is not GroupBy.DAY:
+        return row_id
+    try:
+        day = date.fromisoformat(row_id)
+    except ValueError:
+        raise InvalidRequest(f"after is {row_id[:80]!r}, which is no day.", param="after") from None
+    return milliseconds(datetime(day.year, day.month, day.day, tzinfo=UTC)) // _DAY_MS
+
+
+def _row(row: sa.Row[Any], row_id: str, names: dict[str, str]) -> UsageRow:
     return UsageRow(
-        group=group,
+        id=row_id,
+        group=names.get(row_id, row_id),
         requests=row.requests,
         failed=row.failed,
         prompt_tokens=int(row.prompt_tokens),  # PostgreSQL sums integers to decimals

@@ -1,6 +1,7 @@
 """The page at `/`, and what probes ask: /health, /ready, /metrics."""
 
 import html
+from collections.abc import Sequence
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
@@ -36,13 +37,18 @@ th:last-child,td:last-child{{padding-right:0}}
 
 OpenAI(base_url="{base}/v1", api_key=KEY)
 AzureOpenAI(azure_endpoint="{base}", api_version="2024-10-21", api_key=KEY)</pre>
-<p>Also: <a href="/health">health</a>, <a href="/ready">readiness</a>, <a href="/metrics">metrics</a>.</p>
+<h2>What else is here</h2>
+<ul>
+<li>The control plane under <code>/api/v1</code>, with the same keys: {offers}.
+<a href="/api/v1/docs">All its routes</a>, and <a href="/api/v1/openapi.json">openapi.json</a> for programs.</li>
+<li>For probes: <a href="/health">health</a>, <a href="/ready">readiness</a>, <a href="/metrics">metrics</a>.</li>
+</ul>
 </body></html>
 """
 
 
-async def home_page(platform: Platform, request: Request) -> Response:
-    """What runs here and how to call it."""
+async def home_page(platform: Platform, request: Request, *, offers: Sequence[str] = ()) -> Response:
+    """What runs here and how to call it; `offers` are the parts of the control plane."""
     routes = platform.routes.names()
     rows = "".join(
         f"<tr><td>{html.escape(route.name)}</td><td>{html.escape(route.version)}</td>"
@@ -53,7 +59,13 @@ async def home_page(platform: Platform, request: Request) -> Response:
     base = str(request.base_url).rstrip("/")
     model = next((route.name for route in routes if route.task == "generate"), "NAME")
     page = _PAGE.format(
-        version=tandem.__version__, rows=rows, base=html.escape(base, quote=True), model=html.escape(model)
+        version=tandem.__version__,
+        rows=rows,
+        base=html.escape(base, quote=True),
+        model=html.escape(model),
+        offers=", ".join(
+            f'<a href="/api/v1/docs#{html.escape(name, quote=True)}">{html.escape(name)}</a>' for name in offers
+        ),
     )
     return HTMLResponse(page, headers={"cache-control": "no-store"})
 

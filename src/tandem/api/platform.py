@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tandem.accounts import Keyring, Ledger
+from tandem.flows import Flows
 from tandem.gateway import Meters
 from tandem.kit.config import Settings
 from tandem.kit.db import Database
-from tandem.registry import Registry
-from tandem.serve import Deployments, Routes
+from tandem.registry import CharterBook, Datasets, EvidenceStore, Registry, Releases, Runs
+from tandem.serve import Deployments, Rollouts, Routes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +19,15 @@ class Platform:
     settings: Settings
     db: Database
     registry: Registry
+    runs: Runs
+    datasets: Datasets
+    charters: CharterBook
+    evidence: EvidenceStore
+    releases: Releases
     keyring: Keyring
     deployments: Deployments
+    rollouts: Rollouts
+    flows: Flows
     ledger: Ledger
     routes: Routes
     meters: Meters

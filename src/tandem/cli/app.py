@@ -3,8 +3,10 @@
 import typer
 
 import tandem
-from tandem.cli import demo, deploy, doctor, keys, models, up, usage
+from tandem.cli import deploy, doctor, keys, models, up, usage
 from tandem.cli.context import AsJson, Quiet, emit
+from tandem.cli.demo import demo
+from tandem.cli.releasing import charter, evaluate, flows, lineage, registry, release, rollout
 from tandem.cli.training import runs, train
 
 app = typer.Typer(
@@ -17,12 +19,21 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("deploy")(deploy.deploy)
 app.command("undeploy")(deploy.undeploy)
+app.command("rollback")(rollout.rollback)
 app.command("status")(deploy.status)
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 app.command("usage")(usage.usage)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.command("lineage")(lineage.lineage)
 app.add_typer(models.app, name="models")
+app.add_typer(registry.app, name="registry")
+app.add_typer(charter.app, name="charter")
+app.add_typer(evaluate.app, name="evals")
+app.add_typer(release.app, name="release")
+app.add_typer(rollout.app, name="rollout")
+app.add_typer(flows.app, name="flows")
 app.add_typer(runs.app, name="runs")
 app.add_typer(keys.app, name="keys")
 

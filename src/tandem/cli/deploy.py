@@ -13,7 +13,7 @@ import typer
 from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, table
 from tandem.flows import deploy_version
 from tandem.kit.config import Settings
-from tandem.kit.errors import EngineFailed
+from tandem.kit.errors import EngineFailed, InvalidRequest
 from tandem.serve import Deployment, DeployOptions, State
 from tandem.server import House
 
@@ -26,8 +26,10 @@ Model = Annotated[
 Engine = Annotated[str, typer.Option(help="The engine that runs it.")]
 Context = Annotated[int, typer.Option(help="Tokens of one request, prompt and answer together.")]
 Parallel = Annotated[int, typer.Option(help="Requests that one replica answers at once.")]
-Threads = Annotated[int, typer.Option(help="Threads of one replica; 0 takes all cores.")]
+Threads = Annotated[int, typer.Option(help="Threads of one replica; 0 takes all cores, or one for a tiny model.")]
 Replicas = Annotated[int, typer.Option(help="Engines that share the load.")]
+Development = Annotated[bool, typer.Option("--development", help="Without a release, for one key alone; needs --key.")]
+OfKey = Annotated[str | None, typer.Option("--key", help="Name or id of the one key that sees it.")]
 Wait = Annotated[bool, typer.Option(help="Wait until it answers, if a server runs.")]
 
 
@@ -39,17 +41,18 @@ def deploy(
     parallel: Parallel = _DEFAULTS.parallel,
     threads: Threads = _DEFAULTS.threads,
     replicas: Replicas = _DEFAULTS.replicas,
+    development: Development = False,
+    key: OfKey = None,
     wait: Wait = True,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Let clients reach a model version under a name; deploying again changes the version without a gap."""
+    """Let clients reach a released version under a name; deploying again changes the version without a gap."""
     house = open_house()
+    owner = _owner(house, development=development, key=key)
     options = DeployOptions(context_tokens=context, parallel=parallel, threads=threads, replicas=replicas)
-    deployment = deploy_version(
-        house.registry, house.deployments, name, ref=model or name, engine=engine, options=options
-    )
-    shown = f"{name} is bound to {deployment.version}."
+    deployment = deploy_version(house, name, ref=model or name, engine=engine, options=options, owner=owner)
+    shown = f"{name} is bound to {deployment.version}{', for one key alone' if owner else ''}."
     if running_server(house.settings) is None:
         deployment = replace(deployment, replicas=())  # the last word of a server that was killed
         shown += " `tandem up` serves it."
@@ -72,27 +75,50 @@ def status(as_json: AsJson = False, quiet: Quiet = False) -> None:
     deployments = house.deployments.deployments()
     if url is None:  # what the table says of replicas is the last word of a server that was killed
         deployments = [replace(deployment, replicas=()) for deployment in deployments]
+    rollouts = {rollout.deployment: rollout.words for rollout in house.rollouts.active()}
     rows = [
         (
-            deployment.name,
+            f"{deployment.name}{' (development)' if deployment.owner else ''}",
             deployment.version,
+            rollouts.get(deployment.name, ""),
             deployment.engine,
             deployment.state if url else "not running",
-            f"{sum(replica.state is State.READY for replica in deployment.replicas)}/{deployment.options.replicas}",
+            f"{_ready(deployment)}/{deployment.options.replicas}",
             sum(replica.restarts for replica in deployment.replicas) if url else "",
             deployment.last_error,
         )
         for deployment in deployments
     ]
-    headings = ("deployment", "version", "engine", "state", "ready", "restarts", "last error")
+    headings = ("deployment", "version", "rollout", "engine", "state", "ready", "restarts", "last error")
     notes.print(f"Serving at {url}" if url else "No server runs here; `tandem up` starts one.")
     emit(
-        {"url": url, "deployments": [_fields(deployment) for deployment in deployments]},
+        {
+            "url": url,
+            "deployments": [
+                {**_fields(deployment), "rollout": rollouts.get(deployment.name)} for deployment in deployments
+            ],
+        },
         as_json=as_json,
         quiet=quiet,
-        bare=[f"{row[0]} {row[3]}" for row in rows],
+        bare=[f"{deployment.name} {row[4]}" for deployment, row in zip(deployments, rows, strict=True)],
         shown=table(headings, rows, empty="Nothing is deployed: `tandem deploy starter` does it."),
     )
+
+
+def _owner(house: House, *, development: bool, key: str | None) -> str:
+    """The id of the key that a development deployment is for; empty for one that all clients see."""
+    if development != (key is not None):
+        raise InvalidRequest(
+            "--development and --key need each other.",
+            remedy="`--development --key NAME` serves a version without a release to one key alone.",
+        )
+    return house.keyring.get(key).id if key is not None else ""
+
+
+def _ready(deployment: Deployment) -> int:
+    """How many of its replicas answer, without those of a rollout's candidate."""
+    ours = [replica for replica in deployment.replicas if replica.revision <= deployment.revision]
+    return sum(replica.state is State.READY for replica in ours)
 
 
 def running_server(settings: Settings) -> str | None:
@@ -127,7 +153,7 @@ def _wait_until_ready(house: House, wanted: Deployment) -> Deployment:
             ours = [replica for replica in deployment.replicas if replica.revision == wanted.revision]
             if ours and all(replica.state is State.READY for replica in ours):
                 return deployment
-            failed = next((replica for replica in ours if replica.state is State.FAILED), None)
+            failed = next((one for one in ours if one.state in {State.FAILED, State.UNRELEASED}), None)
             if failed is not None or time.monotonic() > stop_s:
                 reason = failed.last_error if failed else "it is still starting"
                 raise EngineFailed(

@@ -16,6 +16,7 @@ from sqlalchemy import make_url
 from tandem.cli.context import AsJson, Quiet, emit, table
 from tandem.cli.deploy import running_server
 from tandem.cli.training.train import EXTRA, TORCH, check_workshop
+from tandem.flows import permit
 from tandem.kit.config import Settings, load_settings
 from tandem.kit.errors import Conflict, MissingPrerequisite, TandemError
 from tandem.server import House, listening
@@ -162,9 +163,10 @@ def _deployments(house: House) -> Finding:
         bound = house.deployments.deployments()
         for deployment in bound:
             house.registry.file(deployment.digest)
+            permit(house.releases, deployment.binding)
     except TandemError as error:
         return Finding("deployments", "broken", error.message, error.remedy)
-    return Finding("deployments", "ok", f"{len(bound)} bound, their files are whole")
+    return Finding("deployments", "ok", f"{len(bound)} bound, their files are whole and released")
 
 
 def _port(settings: Settings) -> Finding:

@@ -1,8 +1,9 @@
-"""The `tandem models` commands: pull, list, show."""
+"""The `tandem models` commands: pull, list, show, card, remove."""
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,11 +11,15 @@ from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRem
 from rich.progress import Progress as Bars
 
 from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, table
+from tandem.flows import model_card, remove_version
+from tandem.kit.lines import write_whole
 from tandem.registry import CATALOGUE, Progress, pull
 from tandem.server import House
 from tandem.spec import Version
 
-app = typer.Typer(help="Models: fetch them, list them, look at one.", no_args_is_help=True)
+app = typer.Typer(help="Models: fetch them, list them, look at one, remove one.", no_args_is_help=True)
+
+Ref = Annotated[str, typer.Argument(help="A name, or a version such as starter@1.")]
 
 _PAGE = 200  # versions read from the database at a time
 
@@ -32,7 +37,7 @@ def pull_command(
     """Fetch a model and register it as a version. Run it again after an interruption: it goes on."""
     house = open_house()
     version = pull_with_progress(house, source, name=name, hidden=quiet or as_json)
-    shown = f"{version.ref}  {_summary(version)}\nNext: tandem deploy {version.name}"
+    shown = f"{version.ref}  {_summary(version)}\nNext: tandem release request {version.ref} --sign"
     emit(_record(version), as_json=as_json, quiet=quiet, bare=version.ref, shown=shown)
 
 
@@ -72,7 +77,7 @@ def list_command(as_json: AsJson = False, quiet: Quiet = False) -> None:
 
 @app.command("show")
 def show_command(
-    ref: Annotated[str, typer.Argument(help="A name, or a version such as starter@1.")],
+    ref: Ref,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -88,6 +93,33 @@ def show_command(
         bare=version.ref,
         shown=table(("", version.ref), rows, empty=""),
     )
+
+
+@app.command("card")
+def card_command(
+    ref: Ref,
+    html: Annotated[Path | None, typer.Option("--html", help="Write it as a page into this file.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print the model card of a version: how it was made, of which data, what was measured, and its limits."""
+    card = model_card(ref, house=open_house())
+    text = card.markdown()
+    if html is not None:
+        write_whole(html, card.html().encode())
+        notes.print(f"Written to {html}.", soft_wrap=True)
+        quiet, bare = True, str(html)
+    else:
+        bare = text.rstrip("\n")
+    emit({"ref": card.title, "markdown": text}, as_json=as_json, quiet=quiet, bare=bare, shown=bare)
+
+
+@app.command("remove")
+def remove_command(ref: Ref, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Take a version out of the registry, if nothing refers to it; `tandem registry collect` frees its bytes."""
+    version = remove_version(ref, house=open_house())
+    shown = f"{version.ref} is gone. Its bytes go with `tandem registry collect`."
+    emit({"ref": version.ref, "removed": True}, as_json=as_json, quiet=quiet, bare=version.ref, shown=shown)
 
 
 def _record(version: Version) -> dict[str, Any]:

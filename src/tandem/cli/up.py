@@ -1,12 +1,14 @@
 """`tandem up`: serve until Ctrl-C."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated
 
 import typer
 
 from tandem.cli.context import AsJson, Quiet, emit, notes, open_house
+from tandem.flows import permit
+from tandem.kit.errors import Forbidden
 from tandem.kit.log import setup_logging
 from tandem.server import House, serve
 
@@ -17,7 +19,7 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a fre
 def up(host: Host = None, port: Port = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Serve the deployments behind the OpenAI and the Azure OpenAI API, until Ctrl-C."""
     house = open_house(host=host, port=port)
-    setup_logging(house.settings.log_level, house.settings.log_format, secrets=[house.settings.hub_token])
+    setup_logging(house.settings.log_level, house.settings.log_format, secrets=house.settings.secrets)
 
     async def started(url: str) -> None:
         emit({"url": url}, as_json=as_json, quiet=quiet, bare=url, shown=_welcome(house, url))
@@ -36,12 +38,23 @@ def run_server(house: House, started: Callable[[str], Coroutine[None, None, None
         uvloop.run(serve(house, started=started))
 
 
+def _unreleased(house: House) -> Iterator[Forbidden]:
+    """Why the release gate keeps a deployment from clients; for each that it does."""
+    for deployment in house.deployments.deployments():
+        try:
+            permit(house.releases, deployment.binding)
+        except Forbidden as error:
+            yield error
+
+
 def _welcome(house: House, url: str) -> str:
     names = [deployment.name for deployment in house.deployments.deployments()]
     lines = [f"Tandem serves at {url}", f"  OpenAI        {url}/v1", f"  Azure OpenAI  {url}"]
     if names:
         lines.append(f"  Deployments   {', '.join(names)}")
     else:
-        lines.append("Nothing is deployed yet: `tandem models pull starter`, then `tandem deploy starter`.")
+        lines.append("Nothing is deployed yet: `tandem release request starter --sign`, then `tandem deploy starter`.")
+    for error in _unreleased(house):
+        lines.append(f"  Not served    {error.message} {error.remedy}")
     lines.append("A key is made with `tandem keys create --name me`. Ctrl-C stops.")
     return "\n".join(lines)

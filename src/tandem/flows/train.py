@@ -20,10 +20,11 @@ from tandem.compute import (
     write_report,
 )
 from tandem.compute import prepare as prepare_in_child
+from tandem.flows.allowance import check_allowance
 from tandem.kit import clock
 from tandem.kit.config import Settings
 from tandem.kit.errors import Conflict
-from tandem.registry import Datasets, Registry, Runs, register_run
+from tandem.registry import CharterBook, Datasets, Registry, Runs, register_run
 from tandem.spec import Happened, Job, Placement, Recipe, Run, RunState, recipe_id
 
 _LOOK_S = 0.2
@@ -40,6 +41,8 @@ class Rooms(Protocol):
     def runs(self) -> Runs: ...
     @property
     def datasets(self) -> Datasets: ...
+    @property
+    def charters(self) -> CharterBook: ...
 
 
 Prepare = Callable[..., Awaitable[Recipe]]
@@ -73,10 +76,12 @@ async def train(
 
     Raises:
         NotFound: the parent or the system is not there.
+        Forbidden: the charter does not let it be trained there, or cost that much.
         TandemError: the recipe cannot be prepared.
     """
+    await asyncio.to_thread(check_allowance, house, placement)
     system = system or open_system(placement.system, house.settings)
-    parent = await asyncio.to_thread(_parent, recipe, house.registry)
+    parent = await asyncio.to_thread(parent_of, recipe, house.registry)
     pinned = await prepare(recipe, home=house.settings.home, parent=parent, progress=listener.progress)
     if not again and (done := await asyncio.to_thread(house.runs.succeeded, recipe_id(pinned))) is not None:
         return done
@@ -101,9 +106,11 @@ async def resume(
     Raises:
         NotFound: there is no such run.
         Conflict: it is over, or somebody else supervises it.
+        Forbidden: the charter no longer lets it be trained there, or cost that much.
     """
     run = house.runs.read(run_id)
     _refuse_if_over(run)
+    await asyncio.to_thread(check_allowance, house, placement or house.runs.placement(run_id), run_id=run_id)
     folder = house.runs.folder(run_id)
     async with held(folder, seconds=house.settings.lease_s) as lease:
         if placement is not None:
@@ -150,8 +157,12 @@ async def stop(
             await asyncio.sleep(_LOOK_S)
 
 
-def _parent(recipe: Recipe, registry: Registry) -> tuple[Path, str] | None:
-    """The file of the parent and its digest: that of a pinned recipe, or of what its name means now."""
+def parent_of(recipe: Recipe, registry: Registry) -> tuple[Path, str] | None:
+    """The file of the parent and its digest: that of a pinned recipe, or of what its name means now.
+
+    Raises:
+        NotFound: it is not there.
+    """
     if recipe.model.shape is not None:
         return None
     digest = recipe.model.parent_sha256 or registry.resolve(recipe.model.parent).artifact.digest

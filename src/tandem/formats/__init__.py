@@ -1,10 +1,10 @@
 """Model file formats: GGUF, safetensors, and conversion from Hugging Face folders; no torch."""
 
 from tandem.formats.convert import convert_folder
-from tandem.formats.gguf_facts import facts
+from tandem.formats.gguf_facts import facts, plain_words
 from tandem.formats.gguf_file import GGUFHeader, TensorInfo, read_header
 from tandem.formats.gguf_weights import GGUFWeights, folder_from_gguf
-from tandem.formats.hf_folder import FOLDER_FILES, folder_writing
+from tandem.formats.hf_folder import FOLDER_FILES, PICKLES, folder_writing
 from tandem.formats.lora import ADAPTER_FILES, write_lora_gguf
 from tandem.formats.safetensors_file import BFloat16, Later, SafetensorsFile, write_safetensors
 from tandem.formats.tiny import write_tiny_gguf
@@ -12,6 +12,7 @@ from tandem.formats.tiny import write_tiny_gguf
 __all__ = [
     "ADAPTER_FILES",
     "FOLDER_FILES",
+    "PICKLES",
     "BFloat16",
     "GGUFHeader",
     "GGUFWeights",
@@ -22,6 +23,7 @@ __all__ = [
     "facts",
     "folder_from_gguf",
     "folder_writing",
+    "plain_words",
     "read_header",
     "write_lora_gguf",
     "write_safetensors",

@@ -26,11 +26,13 @@ def convert_folder(path: Path, dest: Path, *, name: str, kind: str | None = None
     `kind` is the type of the weights: f32, f16, bf16 or q8_0; by default f16 for encoders and q8_0 for others.
 
     Raises:
-        UnsupportedFeature: the model is sound, but none that Tandem converts; the message says why.
+        UnsupportedFeature: the model is sound, but none that Tandem converts, or needs code of its own; the message
+            says why.
         NotFound, IntegrityError: a file is missing or damaged.
         StorageFull: the disk under `dest` is full; nothing is left behind.
     """
     folder = HFFolder(path)
+    folder.refuse_code()
     if folder.architecture not in _CONVERTERS:
         raise folder.refuse(f"its architecture {folder.architecture} is none of {', '.join(sorted(_CONVERTERS))}")
     convert, default = _CONVERTERS[folder.architecture]

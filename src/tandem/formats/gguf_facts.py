@@ -1,5 +1,6 @@
 """What a GGUF file says of its model: size, context, quantization, template, tools, fill-in-the-middle."""
 
+import re
 from collections import Counter
 
 from gguf import LlamaFileType
@@ -13,6 +14,11 @@ _ENCODERS = frozenset(
     {"bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "modern-bert"}
     | {"eurobert", "gemma-embedding", "t5encoder"}
 )
+_ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+MAX_SIZE = 2**31 - 1
+"""Of a context, an embedding, or any other dimension that a file names."""
+MAX_WORDS = 200
+"""Characters of a name or a licence; these are shown to people."""
 _POOLING = ("none", "mean", "cls", "last", "rank")
 
 # A fill-in-the-middle model needs all three. llama.cpp takes the ids from these keys (the second is the older
@@ -47,10 +53,10 @@ def facts(header: GGUFHeader) -> dict[str, object]:
     file says nothing.
 
     Raises:
-        IntegrityError: the file has no architecture or a value of the wrong type.
+        IntegrityError: the file has no architecture, a value of the wrong type, or a size that cannot be.
     """
     architecture = header.text("general.architecture")
-    if not architecture:
+    if not architecture or not _ARCHITECTURE.fullmatch(architecture):
         raise IntegrityError(
             f"{header.path} does not say which architecture its model has.", remedy="Convert the model again."
         )
@@ -59,19 +65,39 @@ def facts(header: GGUFHeader) -> dict[str, object]:
     return {
         "architecture": architecture,
         "task": "embed" if architecture in _ENCODERS else "generate",
-        "context_length": header.integer(f"{architecture}.context_length") or 0,
+        "context_length": _size(header, f"{architecture}.context_length"),
         "parameters": sum(tensor.parameters for tensor in header.tensors),
         "quantization": _quantization(header),
         "chat_template": bool(template),
         "tools": "tools" in template,
         "fim": _has_fim(header, frozenset(vocabulary)),
         "fim_suffix_first": header.text(FIM_ORDER) == "suffix_first",
-        "embedding_length": header.integer(f"{architecture}.embedding_length") or 0,
+        "embedding_length": _size(header, f"{architecture}.embedding_length"),
         "vocab_size": len(vocabulary),
         "pooling": _pooling(header, architecture),
-        "name": header.text("general.name"),
-        "license": header.text("general.license"),
+        "name": _words(header, "general.name"),
+        "license": _words(header, "general.license"),
     }
+
+
+def _size(header: GGUFHeader, key: str) -> int:
+    """A size that the file names, 0 where it does not."""
+    size = header.integer(key) or 0
+    if not 0 <= size <= MAX_SIZE:
+        raise IntegrityError(f"{header.path} says that {key} is {size}.", remedy="Convert the model again.")
+    return size
+
+
+def _words(header: GGUFHeader, key: str) -> str | None:
+    """A text for people: of a bounded length, and without characters that could take over a terminal."""
+    text = header.text(key)
+    return None if text is None else plain_words(text)
+
+
+def plain_words(text: str) -> str:
+    """The printable beginning of a text that came from elsewhere, in one line."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * MAX_WORDS])
+    return " ".join(printable.split())[:MAX_WORDS]
 
 
 def _has_fim(header: GGUFHeader, vocabulary: frozenset[str]) -> bool:

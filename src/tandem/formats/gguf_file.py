@@ -1,8 +1,9 @@
 """GGUF headers: a bounded reader that trusts no byte of the file."""
 
 import os
+import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,14 +16,17 @@ from tandem.kit.errors import IntegrityError, NotFound
 # Bounds far above any published model, and far below what would exhaust the memory of the reader.
 MAX_ENTRIES = 65_536  # metadata keys, or tensors; the largest mixtures of experts have a few thousand
 MAX_STRING_BYTES = 16 * 2**20  # the longest chat templates have 0.1 MB
-MAX_ARRAY_ITEMS = 2**22  # the largest vocabularies have 0.3 million tokens and 0.6 million merges
-MAX_HEADER_BYTES = 256 * 2**20
+MAX_ITEMS = 2**22  # in all lists together; the largest vocabularies have 0.3 million tokens and 0.6 million merges
+MAX_HEADER_BYTES = 128 * 2**20
 MAX_NAME_BYTES = 64 * 1024  # of a metadata key; GGUF itself says 2^16 - 1
 MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME less the final zero
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+MAX_EXTENT = 2**40  # weights in a row
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 10: "Q", 11: "q", 12: "d"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
+# One entry for each token; engines read them up to the number of tokens without asking how many there are.
+_PER_TOKEN = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 
 Value = bool | int | float | str | tuple["Value", ...]
 
@@ -110,34 +114,51 @@ class GGUFHeader:
 def read_header(path: Path) -> GGUFHeader:
     """Read and check the header of a GGUF file of version 2 or 3; the weights are not read.
 
+    All tensors are inside the file and none overlaps another; names are printable text without zeros, which engines
+    would cut short; lists have an entry for each token where engines expect one.
+
     Raises:
         NotFound: there is no such file.
         IntegrityError: it is not GGUF, is cut short, or its header contradicts itself or is absurdly large.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise NotFound(
-            f"Cannot open the model file {path}: {error.strerror}.",
-            remedy="Check the path and who may read it.",
-        ) from error
-    with file:
+    with open_regular(path) as file:
         reader = _Reader(path, file)
         version, tensor_count, key_count = _preamble(reader)
         metadata = dict(_entry(reader) for _ in range(key_count))
         if len(metadata) != key_count:
             raise reader.broken("a metadata key occurs twice")
         alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or not 1 <= alignment <= 2**16 or alignment & (alignment - 1):
+        if type(alignment) is not int or not 1 <= alignment <= 2**16 or alignment & (alignment - 1):
             raise reader.broken(f"the alignment {alignment!r} is not a small power of two")
+        _check_lists(reader, metadata)
         entries = [_tensor_entry(reader) for _ in range(tensor_count)]
         start = -(-reader.offset // alignment) * alignment
         tensors = tuple(_placed(reader, entry, start=start, alignment=alignment) for entry in entries)
         if len({tensor.name for tensor in tensors}) != tensor_count:
             raise reader.broken("a tensor's name occurs twice")
+        _check_apart(reader, tensors)
         return GGUFHeader(
             path=path, version=version, metadata=MappingProxyType(metadata), tensors=tensors, size=reader.size
         )
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file of bytes, open for reading; a pipe would wait for its writer, a device has no end.
+
+    Raises:
+        NotFound: there is none, or it cannot be read.
+    """
+    try:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    except OSError as error:
+        raise NotFound(
+            f"Cannot open the model file {path}: {error.strerror}.",
+            remedy="Check the path and who may read it.",
+        ) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NotFound(f"The model file {path} is no regular file.", remedy="Check the path.")
+    return file
 
 
 class _Reader:
@@ -148,6 +169,7 @@ class _Reader:
         self.offset = 0
         self.size = os.fstat(file.fileno()).st_size
         self._file = file
+        self._items_left = MAX_ITEMS
 
     def broken(self, cause: str) -> IntegrityError:
         return _broken(self.path, cause)
@@ -171,9 +193,22 @@ class _Reader:
             raise self.broken(f"its header claims {number} {what}; at most {limit} are believed")
         return number
 
-    def string(self, limit: int = MAX_STRING_BYTES) -> str:
+    def items(self) -> int:
+        """The length of a list. A number in a list takes up to 40 bytes here, and one in the file."""
+        length = self.count("items in a list", self._items_left)
+        self._items_left -= length
+        return length
+
+    def string(self) -> str:
         # Some vocabularies hold single bytes of longer characters: replaced, since only words are compared.
-        return self.take(self.count("bytes of text", limit)).decode(errors="replace")
+        return self.take(self.count("bytes of text", MAX_STRING_BYTES)).decode(errors="replace")
+
+    def name(self, limit: int) -> str:
+        data = self.take(self.count("bytes of text", limit))
+        name = data.decode(errors="replace")
+        if not name.isprintable() or "\N{REPLACEMENT CHARACTER}" in name or not name:
+            raise self.broken(f"{data[:80]!r} is no name")
+        return name
 
 
 def _preamble(reader: _Reader) -> tuple[int, int, int]:
@@ -186,7 +221,7 @@ def _preamble(reader: _Reader) -> tuple[int, int, int]:
 
 
 def _entry(reader: _Reader) -> tuple[str, Value]:
-    return reader.string(MAX_NAME_BYTES), _value(reader, reader.unpack("I"))
+    return reader.name(MAX_NAME_BYTES), _value(reader, reader.unpack("I"))
 
 
 def _value(reader: _Reader, kind: int, *, inside_array: bool = False) -> Value:
@@ -203,7 +238,7 @@ def _value(reader: _Reader, kind: int, *, inside_array: bool = False) -> Value:
 
 def _array(reader: _Reader) -> tuple[Value, ...]:
     kind = reader.unpack("I")
-    length = reader.count("items in a list", MAX_ARRAY_ITEMS)
+    length = reader.items()
     if kind in _SCALARS:
         return _numbers(reader, kind, length)
     if kind == _BOOL:
@@ -223,9 +258,9 @@ def _truth(reader: _Reader, data: bytes) -> tuple[bool, ...]:
 
 
 def _tensor_entry(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
-    name = reader.string(MAX_TENSOR_NAME_BYTES)
+    name = reader.name(MAX_TENSOR_NAME_BYTES)
     dimensions = reader.count("dimensions of a tensor", MAX_DIMENSIONS, code="I")
-    extents = [reader.count("weights in a row", 2**40) for _ in range(dimensions)]
+    extents = [reader.count("weights in a row", MAX_EXTENT) for _ in range(dimensions)]
     return name, tuple(reversed(extents)), reader.unpack("I"), reader.unpack("Q")
 
 
@@ -246,6 +281,28 @@ def _placed(reader: _Reader, entry: tuple[str, tuple[int, ...], int, int], *, st
             f"it is cut short: {reader.size} bytes, and tensor {name!r} ends at {start + offset + size}"
         )
     return TensorInfo(name=name, shape=shape, type=tensor_type, offset=start + offset, size=size)
+
+
+def _check_lists(reader: _Reader, metadata: Mapping[str, Value]) -> None:
+    """See that lists with an entry for each token have one."""
+    tokens = metadata.get("tokenizer.ggml.tokens", ())
+    count = len(tokens) if isinstance(tokens, tuple) else 0
+    for key in _PER_TOKEN:
+        values = metadata.get(key)
+        if values is None:
+            continue
+        numbers = isinstance(values, tuple) and all(type(value) in {int, float} for value in values)
+        if not numbers or (isinstance(values, tuple) and len(values) < count):
+            raise reader.broken(f"{key} is not a list of numbers for all of its {count} tokens")
+
+
+def _check_apart(reader: _Reader, tensors: Sequence[TensorInfo]) -> None:
+    """See that no two tensors share a byte."""
+    end = 0
+    for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+        if tensor.offset < end:
+            raise reader.broken(f"tensor {tensor.name!r} begins at {tensor.offset}, inside another one")
+        end = tensor.offset + tensor.size
 
 
 def _broken(path: Path, cause: str) -> IntegrityError:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from tandem.formats.gguf_file import open_regular
 from tandem.formats.safetensors_file import SafetensorsFile, sync_folder
 from tandem.kit.errors import Conflict, IntegrityError, NotFound, StorageFull, UnsupportedFeature
 
@@ -33,10 +34,20 @@ FOLDER_FILES = (
     "1_Pooling/config.json",
 )
 """All files that a conversion reads; nothing else of a model needs to be fetched."""
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill"})
+"""Endings of files that run code when they are loaded."""
+_CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 
 
 class _Kind(msgspec.Struct):
     architectures: list[str] = msgspec.field(default_factory=list)
+
+
+class _Code(msgspec.Struct):
+    """Where a configuration names Python code that came with the model."""
+
+    auto_map: Any = None
+    custom_pipelines: Any = None
 
 
 class HFFolder:
@@ -59,10 +70,35 @@ class HFFolder:
         """
         if not self.has(WEIGHTS):
             raise UnsupportedFeature(
-                f"{self.path} has no {WEIGHTS}.",
+                f"{self.path} has no {WEIGHTS}{self._instead()}.",
                 remedy="Only one unsharded safetensors file is read; save the model again in that form.",
             )
         return SafetensorsFile(self.path / WEIGHTS)
+
+    def refuse_code(self) -> None:
+        """See that the model needs no code of its own: none of it is ever run, so it would be another model.
+
+        Raises:
+            UnsupportedFeature: a configuration names such code (`auto_map`).
+            IntegrityError: a configuration is damaged.
+        """
+        for name in _CONFIGURATIONS:
+            if self.has(name):
+                code = self.read(name, _Code)
+                if code.auto_map or code.custom_pipelines:
+                    raise UnsupportedFeature(
+                        f"{self.path / name} names Python code of the model (auto_map), which is never run.",
+                        remedy="Use a model of a plain architecture, or one that was converted to GGUF.",
+                    )
+
+    def _instead(self) -> str:
+        """What the folder has in the place of one safetensors file."""
+        names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
+        if any(name.endswith(".safetensors") for name in names):
+            return "; its weights are in several files"
+        if any(Path(name).suffix.lower() in PICKLES for name in names):
+            return "; its weights are only there as a pickle, which runs code when it is loaded"
+        return ""
 
     def has(self, name: str) -> bool:
         """Whether the folder has this file."""
@@ -77,13 +113,14 @@ class HFFolder:
         """
         path = self.path / name
         try:
-            if path.stat().st_size > MAX_JSON_BYTES:
-                raise IntegrityError(f"{path} has more than {MAX_JSON_BYTES} bytes.", remedy="Fetch it again.")
-            return path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise NotFound(
-                f"Cannot read {path}: {error.strerror}.", remedy="Fetch the whole model folder again."
-            ) from error
+            with open_regular(path) as file:
+                data = file.read(MAX_JSON_BYTES + 1)
+        except NotFound as error:
+            raise NotFound(error.message, remedy="Fetch the whole model folder again.") from error
+        if len(data) > MAX_JSON_BYTES:
+            raise IntegrityError(f"{path} has more than {MAX_JSON_BYTES} bytes.", remedy="Fetch it again.")
+        try:
+            return data.decode()
         except UnicodeDecodeError as error:
             raise IntegrityError(f"{path} is not UTF-8 text.", remedy="Fetch it again.") from error
 

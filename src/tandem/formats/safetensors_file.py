@@ -9,15 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tandem.formats.gguf_file import open_regular
 from tandem.kit.errors import IntegrityError, NotFound, StorageFull
 
-MAX_HEADER_BYTES = 100_000_000  # the bound of the format's own library
+# The format's own library believes 100 MB, of which JSON could make gigabytes of objects. The largest files have a few
+# thousand tensors of some 150 bytes each, and training notes of a few MB.
+MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 65_536
+MAX_NAME_CHARS = 1024
+_MAX_QUOTES = 12 * (MAX_TENSORS + 1)  # ten belong to each tensor
 
 # Bytes per number; those with a numpy type (little-endian) can be read as weights, and bfloat16 by widening.
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "BOOL": 1} | {
@@ -65,6 +71,18 @@ class Entry:
     dtype: str
     shape: tuple[int, ...]
     offset: int
+
+
+Place = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A byte of the file, or an extent of a tensor."""
+
+
+class _Claim(msgspec.Struct):
+    """What a header says of one tensor."""
+
+    dtype: str
+    shape: Annotated[tuple[Place, ...], msgspec.Meta(max_length=32)]
+    data_offsets: tuple[Place, Place]
 
 
 class SafetensorsFile:
@@ -202,25 +220,13 @@ def _pieces(name: str, tensor: Tensor, dtype: str) -> Iterator[NDArray[Any]]:
 
 
 def _read_entries(path: Path) -> dict[str, Entry]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise NotFound(
-            f"Cannot open {path}: {error.strerror}.", remedy="Check the path and who may read it."
-        ) from error
-    with file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
             raise _broken(path, f"it has {size} bytes, and its header claims {length}")
         text = file.read(length)
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _broken(path, "its header is not JSON") from error
-    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
-        raise _broken(path, "its header is not a table of tensors")
-    header.pop("__metadata__", None)
+    header = _header(path, text)
     start = 8 + length
     entries = {name: _entry(path, name, value, start=start) for name, value in header.items()}
     # The format wants the tensors to fill the file without gaps or overlaps, so that nothing hides between them.
@@ -234,16 +240,32 @@ def _read_entries(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry(path: Path, name: str, value: Any, *, start: int) -> Entry:
-    match value:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if dtype in _WIDTHS:
-            pass
-        case _:
-            raise _broken(path, f"the entry of tensor {name!r} is not one")
-    if not all(isinstance(extent, int) and not isinstance(extent, bool) and extent >= 0 for extent in shape):
-        raise _broken(path, f"tensor {name!r} has the shape {shape}")
-    entry = Entry(dtype=dtype, shape=tuple(shape), offset=start + begin)
-    if begin < 0 or end - begin != _bytes(entry):
+def _header(path: Path, text: bytes) -> dict[str, msgspec.Raw]:
+    """What the header says of each tensor, not looked at yet."""
+    if text.count(b'"') > _MAX_QUOTES:
+        raise _broken(path, f"its header names more than {MAX_TENSORS} tensors")
+    try:
+        header = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        msgspec.json.decode(header.pop("__metadata__", msgspec.Raw(b"{}")), type=dict[str, str])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _broken(path, "its header is not a JSON table of tensors") from error
+    if len(header) > MAX_TENSORS:
+        raise _broken(path, f"its header names more than {MAX_TENSORS} tensors")
+    return header
+
+
+def _entry(path: Path, name: str, value: msgspec.Raw, *, start: int) -> Entry:
+    if len(name) > MAX_NAME_CHARS:
+        raise _broken(path, f"the name of a tensor has {len(name)} characters")
+    try:
+        claim = msgspec.json.decode(value, type=_Claim)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _broken(path, f"the entry of tensor {name!r} is not one") from error
+    if claim.dtype not in _WIDTHS:
+        raise _broken(path, f"tensor {name!r} has the type {claim.dtype[:40]!r}, which is not read")
+    begin, end = claim.data_offsets
+    entry = Entry(dtype=claim.dtype, shape=claim.shape, offset=start + begin)
+    if end - begin != _bytes(entry):
         raise _broken(path, f"tensor {name!r} does not fit its place")
     return entry
 

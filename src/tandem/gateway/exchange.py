@@ -62,6 +62,10 @@ class Exchange:
     created: int = field(default_factory=clock.unix_seconds)
     started_s: float = field(default_factory=clock.monotonic_seconds)
     deployment: str = ""
+    development: bool = False
+    """Whether the deployment is one that this key alone sees."""
+    first_token_s: float | None = None
+    """When the first piece of the stream came, on the monotonic clock."""
     abandoned: bool = False
     """Whether the client left, or did not read for too long."""
     rate_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -73,6 +77,11 @@ class Exchange:
         tally = self.tallies[call.index] = Tally()
         self.prompts[call.index] = call.prompt_index
         return tally
+
+    def forget(self) -> None:
+        """Begin to count afresh: what was made so far is thrown away, and another engine is asked."""
+        self.tallies.clear()
+        self.prompts.clear()
 
     def usage(self) -> Tally:
         """The sum over all calls. A prompt that several choices share counts once, as OpenAI bills it."""

@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -17,6 +20,7 @@ from tandem.kit.http import Progress
 from tandem.kit.ids import new_id
 
 CHUNK_BYTES = 2**20  # larger reads do not hash faster (SHA-256 is the bound)
+_RENEWED_S = 3600  # known bytes of a remote store that are older than this are sent again, so that they count as new
 _ABANDONED_S = 24 * 3600  # a partial file that nobody has written to for a day has lost its writer
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -26,6 +30,14 @@ class Stored(NamedTuple):
 
     digest: str
     size: int
+
+
+class Held(NamedTuple):
+    """Bytes that a store holds, and when they last arrived, in Unix seconds: storing them again renews it."""
+
+    digest: str
+    size: int
+    arrived_s: float
 
 
 class BlobWriter:
@@ -136,20 +148,51 @@ class Blobs:
         self._fetch(digest)
         return path
 
-    def verify(self, digest: str) -> None:
-        """Read the bytes again and compare.
+    def digests(self) -> Iterator[Held]:
+        """Everything that the store holds, in no order; what is being written is not among it."""
+        yield from self._local_files() if self._remote is None else self._remote_files(self._remote)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Nothing of this machine arrives in the store until the block ends: for whoever looks before deleting."""
+        with self._locked(fcntl.LOCK_EX):
+            yield
+
+    def held(self, digest: str) -> Held | None:
+        """What is known of these bytes, if the store holds them."""
+        if self._remote is None:
+            return _held(self._file(digest))
+        key = self._key(digest)
+        try:
+            return Held(digest, int(self._fs.size(key)), self._modified_s(key))
+        except FileNotFoundError:
+            return None
+
+    def verify(self, digest: str, *, progress: Progress | None = None, at_source: bool = False) -> None:
+        """Read the bytes again and compare. With `at_source` those of a remote store itself, not of its cache.
 
         Raises:
             NotFound: the store does not hold them.
             IntegrityError: they are not what they were.
         """
-        with self.local(digest).open("rb") as file:
-            found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        sha256 = hashlib.sha256()
+        with self._opened(digest, at_source=at_source) as file:
+            for chunk in _chunks(file, progress):
+                sha256.update(chunk)
+        found = f"sha256:{sha256.hexdigest()}"
         if found != digest:
             raise IntegrityError(
                 f"The blob {digest} was changed on disk: its bytes are {found}.",
                 remedy="Delete it and store it again.",
             )
+
+    def _opened(self, digest: str, *, at_source: bool) -> BinaryIO:
+        if self._remote is None or not at_source:
+            return self.local(digest).open("rb")
+        if not self.has(digest):
+            raise NotFound(f"The blob store does not hold {digest}.", remedy="Store it again.")
+        file: BinaryIO = self._fs.open(self._key(digest), "rb")
+        return file
 
     def delete(self, digest: str) -> None:
         """Forget the bytes; a digest that is not there is no error."""
@@ -167,6 +210,7 @@ class Blobs:
                 raise
             return self.put(path, progress=progress)  # another file system, or one without links
         try:
+            os.utime(part)  # it arrives now, however old the file is
             with part.open("rb") as file:
                 size, sha256 = os.fstat(file.fileno()).st_size, hashlib.sha256()
                 for chunk in _chunks(file, progress):
@@ -180,13 +224,45 @@ class Blobs:
 
     def _settle(self, part: Path, digest: str) -> None:
         """Give finished bytes their name, which makes them visible at once or not at all."""
-        if self._remote is not None and not self.has(digest):
-            self._fs.makedirs(self._key(digest).rsplit("/", 1)[0], exist_ok=True)
-            self._fs.put_file(str(part), self._key(digest))
         path = self._file(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.replace(path)
+        with self._locked(fcntl.LOCK_SH):
+            known = self.held(digest) if self._remote is not None else None
+            if self._remote is not None and (known is None or known.arrived_s < unix_seconds() - _RENEWED_S):
+                self._fs.makedirs(self._key(digest).rsplit("/", 1)[0], exist_ok=True)
+                self._fs.put_file(str(part), self._key(digest))
+            part.replace(path)
         _sync_folder(path.parent)
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """The folder of the store locked among the processes and threads of this machine."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._root, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _local_files(self) -> Iterator[Held]:
+        for path in (self._root / "sha256").glob("??/*"):
+            if (found := _held(path)) is not None:
+                yield found
+
+    def _remote_files(self, root: str) -> Iterator[Held]:
+        for key, facts in self._fs.find(f"{root}/sha256", detail=True).items():
+            digest = f"sha256:{str(key).rsplit('/', 1)[-1]}"
+            if _DIGEST.fullmatch(digest):
+                yield Held(digest, int(facts["size"]), self._modified_s(str(key)))
+
+    def _modified_s(self, key: str) -> float:
+        """When an object was written; for ever from now where the store does not say."""
+        try:
+            moment: datetime = self._fs.modified(key)
+        except NotImplementedError:
+            return math.inf
+        return moment.timestamp()
 
     def _fetch(self, digest: str) -> None:
         with self.writer() as writer, self._fs.open(self._key(digest), "rb") as source:
@@ -215,6 +291,16 @@ class Blobs:
     def _key(self, digest: str) -> str:
         number = _checked(digest)
         return f"{self._remote}/sha256/{number[:2]}/{number}"
+
+
+def _held(path: Path) -> Held | None:
+    """A file of a local store, unless it is gone or no blob."""
+    digest = f"sha256:{path.name}"
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return Held(digest, state.st_size, state.st_mtime) if _DIGEST.fullmatch(digest) else None
 
 
 def _checked(digest: str) -> str:

@@ -4,7 +4,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,6 +87,10 @@ class Settings:
     """Access token for gated models of the hub."""
     allow_private_upstreams: bool = False
     """Let outbound requests reach private and loopback addresses."""
+    charter_anchor: str = ""
+    """Digest of revision 1 of the charter; where it is set, no other beginning is believed."""
+    signing_passphrase: str = field(default="", repr=False)
+    """Opens the private keys of the charter's members on this machine, and locks new ones."""
     local_usd_per_hour: NotNegative = 0.0
     """What an hour of this machine costs, for the cost of runs and their limit; 0 where it is not known."""
     lease_s: PositiveSeconds = 30.0
@@ -97,6 +101,11 @@ class Settings:
     """debug, info, warning or error."""
     log_format: str = "text"
     """text or json."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be logged or shown."""
+        return (self.hub_token, self.signing_passphrase)
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -132,6 +141,13 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
     values = {**from_file, **variables, **{key: value for key, value in overrides.items() if value is not None}}
     settings = _convert(values)
     return replace(settings, home=settings.home.expanduser().absolute())
+
+
+def settings_environment(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a process of ours that stands on the same settings, wherever those came from."""
+    environ = os.environ if environ is None else environ
+    own = {f"TANDEM_{field.name.upper()}": str(getattr(settings, field.name)) for field in fields(Settings)}
+    return {key: value for key, value in environ.items() if key != "TANDEM_CONFIG"} | own
 
 
 def child_environment(environ: Mapping[str, str] | None = None, *, hub: bool = False) -> dict[str, str]:

@@ -8,6 +8,7 @@
     ├── Forbidden                 a known caller who may not
     ├── NotFound                  the named object does not exist, or not for this caller
     ├── Conflict                  the object is not in the state that the request supposes
+    │   └── PreconditionFailed    the object was changed since the caller looked, or is there already
     ├── LimitExceeded             a rate, a quota or a budget is used up
     ├── Unavailable               may work later, unchanged
     │   ├── EngineFailed          the engine died, or broke its word
@@ -81,6 +82,12 @@ class Conflict(TandemError):
     """The object is in another state than the request supposes."""
 
     code = "conflict"
+
+
+class PreconditionFailed(Conflict):
+    """The object is no longer what the caller last saw, or exists where it should not; nothing was done."""
+
+    code = "precondition_failed"
 
 
 class LimitExceeded(TandemError):

@@ -60,6 +60,18 @@ class Datasets:
         rows = self._db.run_sync(lambda connection: connection.execute(query).mappings().all())
         return [Dataset(**{str(key): value for key, value in row.items()}) for row in rows]
 
+    def datasets(self, *, limit: int = 100, after: str = "") -> list[Dataset]:
+        """Datasets by digest, at most `limit` of those that come after the digest `after`."""
+        query = sa.select(datasets).where(datasets.c.digest > after).order_by(datasets.c.digest).limit(limit)
+        rows = self._db.run_sync(lambda connection: connection.execute(query).mappings().all())
+        return [Dataset(**{str(key): value for key, value in row.items()}) for row in rows]
+
+    def find(self, digest: str) -> Dataset | None:
+        """The dataset with this digest, if a run has used it."""
+        query = sa.select(datasets).where(datasets.c.digest == digest)
+        row = self._db.run_sync(lambda connection: connection.execute(query).mappings().one_or_none())
+        return Dataset(**{str(key): value for key, value in row.items()}) if row is not None else None
+
     def runs_of(self, digest: str) -> list[str]:
         """The ids of the runs that use a dataset, in the order in which they began."""
         query = sa.select(run_datasets.c.run_id).where(run_datasets.c.digest == digest).order_by(run_datasets.c.run_id)

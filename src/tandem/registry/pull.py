@@ -3,18 +3,20 @@
 import asyncio
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tandem.formats import convert_folder, facts, read_header
+from tandem.formats import FOLDER_FILES, convert_folder, facts, plain_words, read_header
 from tandem.kit.config import Settings
 from tandem.kit.errors import Conflict, IntegrityError, StorageFull, UnsupportedFeature
 from tandem.kit.ids import sha256_hex
-from tandem.registry.catalogue import CATALOGUE
 from tandem.registry.sources import Description, Fetched, Hub, Progress, Source, open_source
+from tandem.registry.sources.catalogue import CATALOGUE
+from tandem.registry.sources.foreign import refuse_content
 from tandem.registry.versions import Registry, check_name
 from tandem.spec import Artifact, Task, Version
 
@@ -104,27 +106,64 @@ def _register(
     fetched: Fetched, *, registry: Registry, name: str, description: Description, folder: Path, progress: Progress
 ) -> Version:
     path, ours = fetched.path, fetched.ours
+    files: dict[str, str] = {}
+    _refuse_foreign(path)
     if path.is_dir():
+        files = {name: f"sha256:{_sha256(path / name)}" for name in FOLDER_FILES if (path / name).is_file()}
         progress("convert", 0, None)
         # Named for the source, not for the version: under two names it is one file.
         path, ours = convert_folder(path, folder / "converted.gguf", name=description.name), True
+    found = _checked(path)
+    task = Task(str(found.pop("task")))
+    license_name = plain_words(description.license or str(found["license"] or "") or fetched.license or "")
+    stored = registry.blobs.put(path, share=ours, progress=lambda done, total: progress("store", done, total))
+    if not ours:
+        _checked(registry.blobs.local(stored.digest))  # its owner may have written to it since we looked
+    source = {
+        "revision": description.revision,
+        "archive": fetched.archive,
+        "files": files or {fetched.path.name: stored.digest},
+    }
+    return registry.add(
+        name,
+        task=task,
+        artifact=Artifact(digest=stored.digest, size=stored.size, format="gguf"),
+        origin=description.origin,
+        facts=found | {"license": license_name or None, "source": source},
+    )
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Say what a file is that calls itself a model and is of another format."""
+    weights = path / "model.safetensors" if path.is_dir() else path
+    if weights.is_file():
+        refuse_content(weights)
+
+
+def _checked(path: Path) -> dict[str, object]:
+    """The facts of a GGUF file that holds one whole model.
+
+    Raises:
+        IntegrityError: it is damaged, or no GGUF file.
+        UnsupportedFeature: it is a part of a model, or something that belongs to one.
+    """
     header = read_header(path)
     kind = header.text("general.type") or "model"
     if kind != "model" or not header.tensors:
         raise UnsupportedFeature(
-            f"{path.name} holds no model of its own: it is of type {kind}.", remedy="Pull the model itself."
+            f"{path.name} holds no model of its own: it is of type {kind[:80]}.", remedy="Pull the model itself."
         )
     if (parts := header.integer("split.count") or 1) > 1:
         raise UnsupportedFeature(
             f"{path.name} is one of {parts} parts of a model.",
             remedy="Join them first: llama-gguf-split --merge FIRST-PART WHOLE.gguf",
         )
-    found = facts(header)
-    task = Task(str(found.pop("task")))
-    found["license"] = description.license or found["license"]
-    stored = registry.blobs.put(path, share=ours, progress=lambda done, total: progress("store", done, total))
-    artifact = Artifact(digest=stored.digest, size=stored.size, format="gguf")
-    return registry.add(name, task=task, artifact=artifact, origin=description.origin, facts=found)
+    return facts(header)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from tandem.registry.tables import runs
 from tandem.spec import Event, Happened, Placement, Recipe, Run, RunFolder, RunState, fold, recipe_id
 
 _PREFIX = "run_"
+_MAX_ID = 64  # characters; the database has no room for more, and a file's name not for many more
 
 
 class Runs:
@@ -28,16 +29,24 @@ class Runs:
     def __init__(self, db: Database, home: Path) -> None:
         self._db = db
         self._home = home
+        self._digests: dict[str, frozenset[str]] = {}  # that recipes name, which never change
 
-    def create(self, recipe: Recipe, placement: Placement) -> Run:
+    def create(self, recipe: Recipe, placement: Placement, *, run_id: str = "") -> Run:
         """Make a run of a pinned recipe: its folder appears whole or not at all.
+
+        With a `run_id` of the caller's choosing, a second time changes nothing, whatever happened to the first.
 
         Raises:
             ValueError: the recipe is not pinned.
         """
-        run_id, identity = new_id("run"), recipe_id(recipe)
+        if run_id and self.folder(run_id).events.exists():
+            run = self.read(run_id)
+            self._note(run)
+            return run
+        run_id, identity = run_id or new_id("run"), recipe_id(recipe)
         told = {"run_id": run_id, "recipe_id": identity, "name": recipe.name, "steps": recipe.budget.steps}
         part = RunFolder(self._home / "runs" / f".{run_id}.part")
+        shutil.rmtree(part.path, ignore_errors=True)  # of a process that was killed here
         part.path.mkdir(parents=True)
         try:
             write_whole(part.recipe, msgspec.json.format(msgspec.json.encode(recipe)))
@@ -73,7 +82,7 @@ class Runs:
             IntegrityError: a line of it is none.
         """
         path = self.folder(run_id).events
-        if "/" in run_id or not path.exists():
+        if "/" in run_id or len(run_id) > _MAX_ID or not path.exists():
             raise _unknown(run_id)
         return read_lines(path, Event)
 
@@ -106,10 +115,16 @@ class Runs:
 
     def newest(self, *, limit: int = 100, after: str | None = None) -> list[Run]:
         """Runs, the newest first, at most `limit` of those that come after the id `after`."""
-        query = sa.select(runs.c.run_id).order_by(runs.c.run_id.desc()).limit(limit)
-        if after is not None:
-            query = query.where(runs.c.run_id < after)
-        return self._present(self._ids(query))
+        found: list[Run] = []
+        while len(found) < limit:  # the folders of some may be gone; a page is full all the same
+            query = sa.select(runs.c.run_id).order_by(runs.c.run_id.desc()).limit(limit - len(found))
+            if after is not None:
+                query = query.where(runs.c.run_id < after)
+            if not (ids := self._ids(query)):
+                break
+            found += self._present(ids)
+            after = ids[-1]
+        return found
 
     def resolve(self, ref: str) -> Run:
         """The run with this id, the only one whose id begins so, or the newest one of the recipe with this name.
@@ -134,6 +149,25 @@ class Runs:
         done = sa.and_(runs.c.recipe_id == identity, runs.c.state == RunState.SUCCEEDED.value)
         found = self._present(self._ids(sa.select(runs.c.run_id).where(done).order_by(runs.c.run_id.desc())))
         return found[0] if found else None
+
+    def ids(self) -> list[str]:
+        """The ids of all runs whose folders are here, in the order in which they began."""
+        return sorted(path.parent.name for path in self._home.glob("runs/run_*/recipe.json"))
+
+    def of_recipe(self, identity: str) -> list[Run]:
+        """The runs of the recipe with this id, in the order in which they began."""
+        return self._present(self._ids(sa.select(runs.c.run_id).where(runs.c.recipe_id == identity).order_by("run_id")))
+
+    def naming(self, digest: str) -> list[str]:
+        """The ids of the runs whose recipe names this digest: as the parent, the tokenizer or data."""
+        return [run_id for run_id in self.ids() if digest in self._named_digests(run_id)]
+
+    def _named_digests(self, run_id: str) -> frozenset[str]:
+        if (known := self._digests.get(run_id)) is None:
+            recipe = self.recipe(run_id)
+            named = {recipe.model.parent_sha256, recipe.tokenizer.sha256, *(data.sha256 for data in recipe.data)}
+            known = self._digests[run_id] = frozenset(named - {""})
+        return known
 
     def reindex(self) -> int:
         """Make the index again from the logs; returns how many runs there are."""

@@ -1,4 +1,4 @@
-"""The registry's tables: versions, which never change; the index of runs, and which datasets they used."""
+"""The registry's tables: versions, the index of runs and datasets, and the signed documents of releases."""
 
 import sqlalchemy as sa
 
@@ -19,6 +19,7 @@ versions = sa.Table(
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     # The same bytes under the same name are the same version, however often and by whomever they are pulled.
     sa.UniqueConstraint("name", "digest"),
+    sa.Column("removed_at", sa.DateTime(timezone=True)),  # its number is never given to others
 )
 
 # Rows of these three can be made again from the folders of runs and datasets; those are the truth.
@@ -47,4 +48,34 @@ run_datasets = sa.Table(
     metadata,
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("digest", sa.String(71), primary_key=True, index=True),
+)
+
+# What follows holds signed documents. The other columns are for finding them: nothing that they say is believed.
+evidence = sa.Table(
+    "evidence",
+    metadata,
+    sa.Column("digest", sa.String(71), primary_key=True),
+    sa.Column("version", sa.String(80), nullable=False, index=True),
+    sa.Column("artifact", sa.String(71), nullable=False, index=True),
+    sa.Column("suite", sa.String(64), nullable=False),
+    sa.Column("added_at", sa.BigInteger, nullable=False),  # Unix milliseconds
+    sa.Column("envelope", sa.Text, nullable=False),
+)
+
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("digest", sa.String(71), primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, index=True),
+    sa.Column("version", sa.String(80), nullable=False, index=True),
+    sa.Column("requested_at", sa.BigInteger, nullable=False),  # Unix milliseconds
+    sa.Column("envelope", sa.Text, nullable=False),
+)
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("digest", sa.String(71), primary_key=True),
+    sa.Column("release_digest", sa.String(71), nullable=False, index=True),
+    sa.Column("envelope", sa.Text, nullable=False),
 )

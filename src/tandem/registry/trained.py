@@ -22,6 +22,8 @@ def register_run(run: Run, registry: Registry, runs: Runs, datasets: Datasets) -
         "run": run.run_id,
         "recipe": run.recipe_id,
         "parent": recipe.model.parent_sha256,
+        "tokenizer": recipe.tokenizer.sha256,
+        "system": runs.placement(run.run_id).system,
         "datasets": [dataset.digest for dataset in data],
         "data_licenses": sorted({dataset.license for dataset in data if dataset.license}),
     }

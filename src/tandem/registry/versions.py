@@ -24,6 +24,7 @@ class _Seen(NamedTuple):
 
     size: int
     mtime_ns: int
+    ctime_ns: int  # which nobody can set back, as they can the time before
     inode: int
 
 
@@ -44,7 +45,7 @@ class Registry:
         """
         check_name(name)
         for _ in range(_ATTEMPTS):
-            if (known := self.find(name, artifact.digest)) is not None:
+            if (known := self.find(name, artifact.digest) or self._revived(name, artifact.digest)) is not None:
                 return known
             version = Version(
                 name=name,
@@ -60,7 +61,7 @@ class Registry:
 
     def versions(self, *, limit: int = 100, after: str | None = None) -> list[Version]:
         """Versions by name and number, at most `limit` of those that come after the reference `after`."""
-        query = sa.select(versions).order_by(versions.c.name, versions.c.number).limit(limit)
+        query = _present().order_by(versions.c.name, versions.c.number).limit(limit)
         if after is not None:
             name, number = _split(after)
             query = query.where(
@@ -78,13 +79,41 @@ class Registry:
             NotFound: there is none; the message names those that are spelt like it.
             InvalidRequest: the number is not one.
         """
+        return self._resolve(ref, _present())
+
+    def known(self, ref: str) -> Version:
+        """As `resolve`, and also one that was removed: for telling what it was.
+
+        Raises:
+            NotFound: there never was one.
+            InvalidRequest: the number is not one.
+        """
+        return self._resolve(ref, sa.select(versions))
+
+    def remove(self, ref: str) -> Version:
+        """Take a version out of the register; its number stays its own, and the same bytes bring it back.
+
+        Who refers to it is for the caller to ask. The bytes stay until they are collected.
+
+        Raises:
+            NotFound: there is none.
+        """
+        version = self.resolve(ref)
+        mine = sa.and_(versions.c.name == version.name, versions.c.number == version.number)
+        self._db.run_sync(
+            lambda connection: connection.execute(sa.update(versions).where(mine).values(removed_at=now()))
+        )
+        return version
+
+    def _resolve(self, ref: str, query: sa.Select[Any]) -> Version:
         name, number = _split(ref)
-        query = sa.select(versions).where(versions.c.name == name).order_by(versions.c.number.desc()).limit(1)
+        query = query.where(versions.c.name == name).order_by(versions.c.number.desc()).limit(1)
         if number is not None:
             query = query.where(versions.c.number == number)
         if found := self._select(query):
             return found[0]
-        names = self._db.run_sync(lambda connection: connection.scalars(sa.select(versions.c.name).distinct()).all())
+        present = _present().with_only_columns(versions.c.name).distinct()
+        names = self._db.run_sync(lambda connection: connection.scalars(present).all())
         near = difflib.get_close_matches(name, names, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise NotFound(
@@ -94,14 +123,24 @@ class Registry:
 
     def find(self, name: str, digest: str) -> Version | None:
         """The version of `name` that has these bytes."""
-        found = self._select(sa.select(versions).where(versions.c.name == name, versions.c.digest == digest))
+        found = self._select(_present().where(versions.c.name == name, versions.c.digest == digest))
         return found[0] if found else None
 
     def pulled(self, name: str, origin: str) -> Version | None:
         """The newest version of `name` from this origin."""
-        query = sa.select(versions).where(versions.c.name == name, versions.c.origin == origin)
+        query = _present().where(versions.c.name == name, versions.c.origin == origin)
         found = self._select(query.order_by(versions.c.number.desc()).limit(1))
         return found[0] if found else None
+
+    def with_digest(self, digest: str) -> list[Version]:
+        """All versions that have these bytes, by name."""
+        query = _present().where(versions.c.digest == digest)
+        return self._select(query.order_by(versions.c.name, versions.c.number))
+
+    def from_origin(self, origin: str) -> list[Version]:
+        """All versions from this origin, by name."""
+        query = _present().where(versions.c.origin == origin)
+        return self._select(query.order_by(versions.c.name, versions.c.number))
 
     def path(self, version: Version) -> Path:
         """The local file of a version's bytes; as `file`."""
@@ -116,7 +155,7 @@ class Registry:
         try:
             path = self.blobs.local(digest)
             state = path.stat()
-            seen = _Seen(state.st_size, state.st_mtime_ns, state.st_ino)
+            seen = _Seen(state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
             if self._seen.get(digest) != seen:
                 self.blobs.verify(digest)
                 self._seen[digest] = seen
@@ -139,6 +178,14 @@ class Registry:
         except sa.exc.IntegrityError:
             return False
         return True
+
+    def _revived(self, name: str, digest: str) -> Version | None:
+        """The version with these bytes that was removed, back again."""
+        mine = sa.and_(versions.c.name == name, versions.c.digest == digest)
+        self._db.run_sync(
+            lambda connection: connection.execute(sa.update(versions).where(mine).values(removed_at=None))
+        )
+        return self.find(name, digest)
 
     def _last_number(self, name: str) -> int:
         query = sa.select(sa.func.max(versions.c.number)).where(versions.c.name == name)
@@ -171,6 +218,11 @@ def _split(ref: str) -> tuple[str, int | None]:
             f"{ref[:80]!r} is not a reference to a version.", remedy="Write it like starter@1.", param="model"
         )
     return name, int(number) if at else None
+
+
+def _present() -> sa.Select[Any]:
+    """All versions that were not removed."""
+    return sa.select(versions).where(versions.c.removed_at.is_(None))
 
 
 def _row(version: Version) -> dict[str, object]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from tandem.kit import clock
 from tandem.kit.db import Database, upsert_ignore
-from tandem.kit.errors import InvalidRequest, NotFound
+from tandem.kit.errors import Conflict, InvalidRequest, NotFound
 from tandem.serve import tables
 from tandem.serve.state import State, Wanted
 from tandem.spec import Task, Version
@@ -25,8 +25,11 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
     "replicas": (1, 64),
 }
 
+# What a binding is made of, in `deployments` and in `bindings` alike.
+_BOUND = ("version", "digest", "size", "task", "engine", "options", "facts")
+
 # The best state of a deployment's replicas is the deployment's own.
-_BEST_FIRST = (State.READY, State.STARTING, State.RESTARTING, State.FAILED, State.STOPPED)
+_BEST_FIRST = (State.READY, State.STARTING, State.RESTARTING, State.FAILED, State.UNRELEASED, State.STOPPED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,18 @@ class DeployOptions:
     """Threads of one replica; 0 takes all cores."""
     replicas: int = 1
     """Engines that share the load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What is about to be served: a version, the digest of its bytes, and the one key that may see it.
+
+    `owner` is the id of that key; it is empty where all clients see it, which takes a release.
+    """
+
+    version: str  # name@number
+    digest: str
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +88,13 @@ class Deployment:
     revision: int
     created_at: int  # Unix seconds
     updated_at: int
+    owner: str = ""  # the id of the one key that sees a development deployment
     replicas: tuple[Observation, ...] = ()
+
+    @property
+    def binding(self) -> Binding:
+        """What the gate is asked about."""
+        return Binding(self.version, self.digest, self.owner)
 
     @property
     def state(self) -> State:
@@ -94,24 +115,20 @@ class Deployments:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def bind(self, name: str, *, version: Version, options: DeployOptions, engine: str) -> Deployment:
-        """Let the clients of `name` reach this version. The only function through which a version gets to them.
+    def bind(self, name: str, *, version: Version, options: DeployOptions, engine: str, owner: str = "") -> Deployment:
+        """Let the clients of `name`, or the one key `owner`, reach this version.
 
-        The release gate guards this function, so nothing else may write a deployment's version. Binding what is
+        It grants nothing: whoever loads the weights asks the release gate, whatever is written here. Binding what is
         bound already changes nothing; any difference makes a new revision, which takes over once it is ready.
 
         Raises:
             InvalidRequest: the name, an option or the kind of file cannot be used.
+            Conflict: a rollout of the deployment is under way, or other clients have the name.
         """
-        _check_name(name)
-        _check_options(options)
-        if version.artifact.format != "gguf":
-            raise InvalidRequest(
-                f"{version.ref} is a {version.artifact.format} file, which no engine here reads.",
-                remedy="Deploy a GGUF version.",
-            )
+        check_wanted(name, options)
+        check_format(version)
         now = clock.unix_seconds()
-        binding = {
+        bound = {
             "version": version.ref,
             "digest": version.artifact.digest,
             "size": version.artifact.size,
@@ -123,19 +140,64 @@ class Deployments:
 
         def work(connection: sa.Connection) -> Deployment:
             # The insert comes first: it takes SQLite's write lock, so nobody binds between reading and writing.
-            fresh = {**binding, "name": name, "wanted": Wanted.SERVING.value, "revision": 1}
+            fresh = {**bound, "name": name, "owner": owner, "wanted": Wanted.SERVING.value, "revision": 0}
             connection.execute(
                 upsert_ignore(connection, tables.deployments).values(**fresh, created_at=now, updated_at=now)
             )
-            row = connection.execute(_selected(name).with_for_update()).mappings().one()
-            changes: dict[str, object] = {}
-            if any(row[key] != value for key, value in binding.items()):
-                changes = {**binding, "revision": row["revision"] + 1}
-            if row["wanted"] != Wanted.SERVING:
-                changes["wanted"] = Wanted.SERVING.value
-            if changes:
-                connection.execute(_updated(name).values(**changes, updated_at=now))
-            return _read_one(connection, name)
+            row = connection.execute(selected(name).with_for_update()).mappings().one()
+            if row["owner"] != owner:
+                raise _not_yours(name, row["owner"])
+            if row["revision"] == 0 or any(row[key] != value for key, value in bound.items()):
+                _check_no_rollout(connection, name)
+                rebind(connection, name, bound, revision=row["revision"] + 1)
+            elif row["wanted"] != Wanted.SERVING:
+                connection.execute(_updated(name).values(wanted=Wanted.SERVING.value, updated_at=now))
+            return read_one(connection, name)
+
+        return self._db.run_sync(work)
+
+    def previous(self, name: str) -> tuple[int, Binding]:
+        """The newest earlier binding of the name to another version, with its revision.
+
+        Raises:
+            NotFound: there is no such deployment, or it never had another version.
+        """
+
+        def work(connection: sa.Connection) -> tuple[int, Binding]:
+            now = read_one(connection, name)
+            past = tables.bindings.c
+            other = sa.or_(past.version != now.version, past.digest != now.digest)
+            query = sa.select(past.revision, past.version, past.digest).where(
+                past.deployment == name, past.revision < now.revision, other
+            )
+            row = connection.execute(query.order_by(past.revision.desc()).limit(1)).one_or_none()
+            if row is None:
+                raise NotFound(
+                    f"The deployment {name!r} never had another version than {now.version}.",
+                    remedy="`tandem deploy` binds one.",
+                )
+            return row.revision, Binding(row.version, row.digest, now.owner)
+
+        return self._db.run_sync(work)
+
+    def restore(self, name: str, revision: int) -> Deployment:
+        """Bind the name again as it was in an earlier revision; makes a new one.
+
+        Raises:
+            NotFound: there is no such deployment or revision.
+            Conflict: a rollout of the deployment is under way.
+        """
+
+        def work(connection: sa.Connection) -> Deployment:
+            now = connection.execute(selected(name).with_for_update()).mappings().one_or_none()
+            past = tables.bindings
+            query = sa.select(past).where(past.c.deployment == name, past.c.revision == revision)
+            row = connection.execute(query).mappings().one_or_none()
+            if now is None or row is None:
+                raise NotFound(f"The deployment {name!r} has no revision {revision}.")
+            _check_no_rollout(connection, name)
+            rebind(connection, name, {key: row[key] for key in _BOUND}, revision=now["revision"] + 1)
+            return read_one(connection, name)
 
         return self._db.run_sync(work)
 
@@ -149,7 +211,7 @@ class Deployments:
         def work(connection: sa.Connection) -> Deployment:
             stopped = {"wanted": Wanted.STOPPED.value, "updated_at": clock.unix_seconds()}
             connection.execute(_updated(name).values(**stopped))
-            return _read_one(connection, name)
+            return read_one(connection, name)
 
         return self._db.run_sync(work)
 
@@ -161,25 +223,32 @@ class Deployments:
         """
 
         def work(connection: sa.Connection) -> None:
-            _read_one(connection, name)
+            read_one(connection, name)
             connection.execute(sa.delete(tables.deployments).where(tables.deployments.c.name == name))
+            connection.execute(sa.delete(tables.bindings).where(tables.bindings.c.deployment == name))
+            now = clock.unix_seconds()
+            ended = {"active": None, "state": "rolled_back", "reason": "The deployment was removed.", "ended_at": now}
+            connection.execute(sa.update(tables.rollouts).where(tables.rollouts.c.active == name).values(**ended))
             # What was seen of them must not pass for replicas of a deployment that takes the name next.
             connection.execute(sa.delete(tables.replicas).where(tables.replicas.c.deployment == name))
 
         self._db.run_sync(work)
 
-    def get(self, name: str) -> Deployment:
-        """One deployment with its replicas.
+    def get(self, name: str, *, key: str | None = None) -> Deployment:
+        """One deployment with its replicas, as the key of this id sees it; None sees all.
 
         Raises:
-            NotFound: there is no such deployment; names those that there are.
+            NotFound: there is no such deployment, or not for this key; names those that there are.
         """
-        return self._db.run_sync(lambda connection: _read_one(connection, name))
+        return self._db.run_sync(lambda connection: read_one(connection, name, key=key))
 
-    def deployments(self, *, limit: int = 1000, after: str = "") -> list[Deployment]:
-        """Deployments with their replicas in the order of their names, from the one after `after` on."""
-        page = sa.select(tables.deployments).where(tables.deployments.c.name > after)
-        page = page.order_by(tables.deployments.c.name).limit(limit)
+    def deployments(self, *, limit: int = 1000, after: str = "", key: str | None = None) -> list[Deployment]:
+        """Deployments with their replicas in the order of their names, from the one after `after` on.
+
+        Only those that the key of this id sees; None sees all.
+        """
+        page = seen_by(sa.select(tables.deployments), tables.deployments, key)
+        page = page.where(tables.deployments.c.name > after).order_by(tables.deployments.c.name).limit(limit)
 
         def work(connection: sa.Connection) -> list[Deployment]:
             return _with_replicas(connection, connection.execute(page).mappings().all())
@@ -204,6 +273,60 @@ def best_state(states: Iterable[State]) -> State:
     return min(states, key=_BEST_FIRST.index)
 
 
+def seen_by(query: sa.Select[Any], table: sa.Table, key: str | None) -> sa.Select[Any]:
+    """The query without the rows of development deployments of other keys; None sees all."""
+    return query if key is None else query.where(table.c.owner.in_(("", key)))
+
+
+def check_wanted(name: str, options: DeployOptions) -> None:
+    """Refuse a name and options that `bind` would refuse, for who asks long before it is time to bind.
+
+    Raises:
+        InvalidRequest: the name or an option cannot be used.
+    """
+    _check_name(name)
+    _check_options(options)
+
+
+def check_format(version: Version) -> None:
+    """Refuse a file that no engine reads.
+
+    Raises:
+        InvalidRequest: it is no GGUF file.
+    """
+    if version.artifact.format != "gguf":
+        raise InvalidRequest(
+            f"{version.ref} is a {version.artifact.format} file, which no engine here reads.",
+            remedy="Deploy a GGUF version.",
+        )
+
+
+def rebind(connection: sa.Connection, name: str, bound: Mapping[str, Any], *, revision: int) -> None:
+    """Write what a deployment is bound to, as this revision, here and in its history; only this function does."""
+    now = clock.unix_seconds()
+    serving = {"wanted": Wanted.SERVING.value, "revision": revision, "updated_at": now}
+    connection.execute(_updated(name).values(**bound, **serving))
+    connection.execute(sa.insert(tables.bindings).values(**bound, deployment=name, revision=revision, bound_at=now))
+
+
+def _check_no_rollout(connection: sa.Connection, name: str) -> None:
+    query = sa.select(tables.rollouts.c.version).where(tables.rollouts.c.active == name)
+    if (version := connection.scalar(query)) is not None:
+        raise Conflict(
+            f"A rollout of {name!r} to {version} is under way.",
+            remedy=f"End it first: `tandem rollout promote {name}` or `tandem rollback {name}`.",
+        )
+
+
+def _not_yours(name: str, owner: str) -> Conflict:
+    if owner:
+        return Conflict(f"{name!r} is taken by a development deployment.", remedy="Choose another name.")
+    return Conflict(
+        f"{name!r} is a deployment that all clients see.",
+        remedy="Choose another name for development; this one stays as it is.",
+    )
+
+
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
@@ -220,7 +343,8 @@ def _check_options(options: DeployOptions) -> None:
             raise InvalidRequest(f"{name} is {value}.", remedy=f"Use {least} to {most}.", param=name)
 
 
-def _selected(name: str) -> sa.Select[Any]:
+def selected(name: str) -> sa.Select[Any]:
+    """The row of a deployment."""
     return sa.select(tables.deployments).where(tables.deployments.c.name == name)
 
 
@@ -228,10 +352,12 @@ def _updated(name: str) -> sa.Update:
     return sa.update(tables.deployments).where(tables.deployments.c.name == name)
 
 
-def _read_one(connection: sa.Connection, name: str) -> Deployment:
-    rows = connection.execute(_selected(name)).mappings().all()
+def read_one(connection: sa.Connection, name: str, *, key: str | None = None) -> Deployment:
+    """As `Deployments.get`, inside a transaction."""
+    rows = connection.execute(seen_by(selected(name), tables.deployments, key)).mappings().all()
     if not rows:
-        known = connection.scalars(sa.select(tables.deployments.c.name).order_by("name").limit(20)).all()
+        names = seen_by(sa.select(tables.deployments.c.name), tables.deployments, key or "")
+        known = connection.scalars(names.order_by("name").limit(20)).all()
         remedy = f"Deployed are: {', '.join(known)}." if known else "`tandem deploy` makes one."
         raise NotFound(f"There is no deployment {name!r}.", remedy=remedy)
     return _with_replicas(connection, rows)[0]

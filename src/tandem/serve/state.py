@@ -16,6 +16,8 @@ class State(StrEnum):
     """Went away and comes back by itself."""
     FAILED = "failed"
     """Did not start several times in a row; still retried, slowly, and the last error says why."""
+    UNRELEASED = "unreleased"
+    """Nothing runs: the release gate does not let this version out, or not any more."""
     STOPPED = "stopped"
     """Not wanted, or not running any more."""
 

@@ -54,8 +54,10 @@ class Replica:
         make: Callable[[], Awaitable[Engine]],
         changed: Callable[[], None],
         start_timeout_s: float,
+        version: str = "",
     ) -> None:
         self.id = replica_id
+        self.version = version
         self.state = State.STARTING
         self.upstream: Upstream | None = None
         self.capabilities: Capabilities | None = None
@@ -108,7 +110,7 @@ class Replica:
         address = engine.address
         self.pid = address.pid
         self.capabilities = engine.capabilities
-        self.upstream = Upstream(self.id, address.url, address.api_key, engine.capabilities)
+        self.upstream = Upstream(self.id, address.url, address.api_key, engine.capabilities, version=self.version)
         self.last_error = ""
         self._become(State.READY)
         born_s = clock.monotonic_seconds()

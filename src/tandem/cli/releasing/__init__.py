@@ -1,0 +1,1 @@
+"""The commands between a finished run and a name that clients call."""

@@ -1,0 +1,65 @@
+"""The role of the executor: one process at a time goes on with the flows of a home, and of a database."""
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
+
+import sqlalchemy as sa
+
+from tandem.flows.durable.database import answering, connected
+from tandem.kit.config import Settings
+from tandem.kit.errors import Conflict, Unavailable
+
+# Any number that no other program on the same server is likely to lock.
+_ROLE_LOCK = 0x7A4DE4
+
+
+@contextlib.contextmanager
+def executor_role(settings: Settings) -> Iterator[Callable[[], bool]]:
+    """Be the executor until the block ends, or this process does; yields whether that is still so.
+
+    The kernel holds `flows.lock` in the home folder, and on PostgreSQL the server a lock for all homes that share the
+    database; both let go however the process ends. Only the latter can be lost before, with its connection.
+
+    Raises:
+        Conflict: another process has the role.
+        Unavailable: the database does not answer.
+        OSError: the home folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context((settings.home / "flows.lock").open("a"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _taken() from None
+        if settings.sqlalchemy_url.startswith("sqlite"):
+            yield lambda: True
+            return
+        with answering():
+            connection = stack.enter_context(connected(settings))
+            mine = connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_ROLE_LOCK)))
+        if not mine:
+            raise _taken()
+        yield lambda: _answers(connection)
+
+
+def is_executed(settings: Settings) -> bool:
+    """Whether some process is the executor now."""
+    try:
+        with executor_role(settings):
+            return False
+    except Conflict:
+        return True
+    except (OSError, Unavailable):
+        return False
+
+
+def _taken() -> Conflict:
+    return Conflict("Another process goes on with the flows.", remedy="Leave it to that one.", code="flows_taken")
+
+
+def _answers(connection: sa.Connection) -> bool:
+    try:
+        return connection.scalar(sa.select(1)) == 1
+    except sa.exc.SQLAlchemyError:
+        return False
