@@ -38,7 +38,7 @@ def test_a_model_is_pulled_listed_and_shown(home: Path) -> None:
 def test_pulling_says_what_comes_next() -> None:
     result = run("pull", "fake:")
     assert "tiny@1" in result.stdout
-    assert "tandem deploy tiny" in result.stdout
+    assert "tandem release request tiny@1 --sign" in result.stdout
     assert "store" in result.stderr, "progress goes where results do not"
     again = json.loads(run("pull", "fake:", "--json").stdout)
     assert again["ref"] == "tiny@1"

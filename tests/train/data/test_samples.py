@@ -137,6 +137,8 @@ def test_any_changed_file_stops(tmp_path: Path, home: Path, shelf: str) -> None:
             continue  # its name is that of what it was made from, which the data and the tokenizer vouch for
         before = path.read_bytes()
         place = len(before) // 2
+        if b'"train.jsonl"' in before:  # where the records were found is not part of what they are
+            place = before.index(b'"sha256":"', before.index(b'"train.jsonl"')) + 12
         path.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
         with pytest.raises(IntegrityError) as caught:
             opened()
