@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from inspect_ai.log import read_eval_log
+from inspect_ai.log import read_eval_log_async
 
 import tandem.evals
 from tandem.evals import Endpoint, Measured, Suite, SuiteSettings, hardware, measure, with_version
@@ -139,7 +139,7 @@ async def test_the_transcripts_are_inspects_own_and_tell_no_key(tmp_path: Path) 
     system = Question(id="q", prompt="yes", system="Be brief.", exact=("yes",))
     async with serving(stub) as endpoint:
         measured = await measure(suite("chat", system, epochs=2), endpoint, folder=tmp_path, tell=silent)
-    log = read_eval_log(str(measured.transcripts))
+    log = await read_eval_log_async(str(measured.transcripts))
     assert log.status == "success"
     assert log.samples is not None
     assert len(log.samples) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from inspect_ai.log import read_eval_log
+from inspect_ai.log import read_eval_log_async
 
 from tandem.evals import add_suite
 from tandem.evals.cases import Gap, Question
@@ -121,7 +121,7 @@ async def test_a_suite_becomes_evidence(house: House, bench: Bench, tmp_path: Pa
     assert evidence.hardware["cores"] > 0
     (copy,) = (tmp_path / "logs").iterdir()
     assert copy.read_bytes() == house.registry.blobs.local(evidence.transcripts).read_bytes()
-    samples = read_eval_log(str(copy)).samples
+    samples = (await read_eval_log_async(str(copy))).samples
     assert samples is not None
     assert {sample.id for sample in samples} == {"right", "wrong", "filtered", "failed"}
     assert stages == ["Standing coder@1 up"]
