@@ -32,7 +32,7 @@ up: $(VENV)/.setup-run ## start the platform in this terminal
 test: setup system-packages lint types arch ## check everything: style, types, architecture, tests
 	@$(BIN)/pytest -m 'not slow' $(PARALLEL) $(ARGS)
 
-test-faults: setup ## train for real while workers are killed, disks fill and files change
+test-faults: setup ## train for real while workers are killed, disks fill and files change; go through the demo
 	@$(BIN)/pytest -m slow $(ARGS)
 
 lint: setup ## check style and layout

@@ -14,7 +14,7 @@ from tandem.server import House
 from tests.faults.program import PATIENCE_S, Home, Server
 from tests.serving import wait_until
 
-pytestmark = [pytest.mark.starter, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.slow, pytest.mark.starter, pytest.mark.timeout(700)]
 
 # Two downloads of about 90 MB each, on a slow line.
 DOWNLOAD_S = 600
