@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from tandem.evals.cases import Gap, Question, Request
-from tandem.evals.checks import check_gap, check_question, check_request, parses, read_to_suffix
+from tandem.evals.checks import check_gap, check_question, check_request
 from tandem.evals.earlier import most_similar_line
 from tandem.evals.refusal import refuses
+from tandem.spec.scores import stopped_at_suffix
 
 
 def question(**checks: Any) -> Question:
@@ -126,15 +127,8 @@ def test_a_span_is_read_to_where_the_text_goes_on_unless_its_end_was_known() -> 
     case = gap(form="span", prefix="f(", middle="a, g(b)", suffix=")\n")
     assert check_gap(case, "a, g(b)", ended=True)["exact_match"] == 1.0
     assert check_gap(case, "a, g(b)")["exact_match"] == 0.0
-    assert read_to_suffix("a, b, c", "") == "a, b, c"
-    assert read_to_suffix("a) + b)", ") + b\nnext") == "a"
-
-
-def test_some_programs() -> None:
-    assert parses("x = 1\n")
-    assert not parses("x =\n")
-    assert not parses("\0")
-    assert parses('"\\d"\n'), "a doubtful escape is a warning and no error"
+    assert stopped_at_suffix("a, b, c", "") == "a, b, c"
+    assert stopped_at_suffix("a) + b)", ") + b\nnext") == "a"
 
 
 def test_a_gap_is_clipped_to_what_is_near_it() -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tandem.evals import cut_gaps
-from tandem.evals.checks import parses
+from tandem.spec.scores import parses
 
 PROGRAM = '''
 """A module."""

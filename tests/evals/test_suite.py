@@ -10,9 +10,10 @@ import pytest
 import tandem.evals.suite as suites
 from tandem.evals import SuiteSettings, add_suite, find_suite, load_suites
 from tandem.evals.cases import Gap, Question, Request
-from tandem.evals.checks import check_gap, parses
+from tandem.evals.checks import check_gap
 from tandem.evals.earlier import most_similar_line
 from tandem.kit.errors import Conflict, InvalidRequest, NotFound
+from tandem.spec.scores import parses
 
 SHIPPED = ["performance", "quality-chat", "quality-code", "regression", "safety-core"]
 QUESTION = '{"id": "one", "prompt": "?", "exact": ["yes"]}\n'

@@ -2,11 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.progress import Progress, ProgressColumn, TaskID
 from rich.table import Table
 from rich.text import Text
 
@@ -51,3 +53,19 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: s
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
     return grid if grid.row_count else empty
+
+
+@contextmanager
+def step_bars(
+    *columns: ProgressColumn, hidden: bool
+) -> Iterator[tuple[Progress, Callable[[str, int, int | None], None]]]:
+    """A bar for each step, on the error stream so that the result can be piped; and what tells (step, done, total)."""
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=notes, disable=hidden) as bars:
+
+        def report(step: str, done: int, total: int | None) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=None)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield bars, report

@@ -1,19 +1,16 @@
 """The `tandem models` commands: pull, list, show, card, remove."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, table
+from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, step_bars, table
 from tandem.flows import model_card, remove_version
 from tandem.kit.lines import write_whole
-from tandem.registry import CATALOGUE, Progress, pull
+from tandem.registry import CATALOGUE, pull
 from tandem.server import House
 from tandem.spec import Version
 
@@ -47,7 +44,14 @@ def pull_with_progress(house: House, source: str, *, name: str | None = None, hi
     Raises:
         TandemError: as `tandem.registry.pull`.
     """
-    with _bars(hidden=hidden) as progress:
+    columns = (
+        TextColumn("{task.description:>9}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with step_bars(*columns, hidden=hidden) as (_, progress):
         return asyncio.run(pull(source, registry=house.registry, settings=house.settings, name=name, progress=progress))
 
 
@@ -143,24 +147,3 @@ def _summary(version: Version) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
-
-
-@contextmanager
-def _bars(*, hidden: bool) -> Iterator[Progress]:
-    """A bar for each step of a pull, on the error stream so that the result can be piped."""
-    columns = (
-        TextColumn("{task.description:>9}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Bars(*columns, console=notes, disable=hidden) as bars:
-
-        def report(step: str, done: int, total: int | None) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=None)
-            bars.update(tasks[step], completed=done, total=total)
-
-        yield report

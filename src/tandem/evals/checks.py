@@ -1,18 +1,15 @@
 """Checks of answers: from a case and what was said to scores between 0 and 1; pure, and the same for all runners."""
 
-import ast
 import re
-import warnings
 from collections.abc import Mapping
 
 from tandem.evals.cases import Gap, Question, Request
 from tandem.evals.refusal import refuses
-from tandem.evals.similarity import edit_similarity
+from tandem.spec.scores import edit_similarity, parses, stopped_at_suffix
 
 EDITION = 1
 """Raised whenever an answer could be scored otherwise than before: it is part of every suite's digest."""
 
-_STOP_CHARACTERS = 8  # of the suffix line that a completion is cut at
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _WORD = re.compile(r"[^\W_]+")
 _QUOTES = "\"'`“”‘’*"
@@ -45,37 +42,12 @@ def check_gap(case: Gap, completion: str, *, ended: bool = False) -> Mapping[str
     `parse_rate` is whether Python can parse the program with it, and is left out where it cannot parse the original.
     """
     said = completion.partition("\n")[0]
-    said = said if ended else read_to_suffix(said, case.suffix)
+    said = said if ended else stopped_at_suffix(said, case.suffix)
     scores = {
         "exact_match": float(said.rstrip() == case.middle.rstrip()),
         "edit_similarity": edit_similarity(said.rstrip(), case.middle.rstrip()),
     }
     return scores | ({"parse_rate": float(parses(case.filled(said)))} if parses(case.filled(case.middle)) else {})
-
-
-def read_to_suffix(said: str, suffix: str) -> str:
-    """A completion up to where the text after the gap begins, as far as that can be told.
-
-    As an editor does it, whoever completes: it stops at the first place where the longest possible part of the
-    suffix line follows.
-    """
-    line = suffix.partition("\n")[0][:_STOP_CHARACTERS]
-    for size in range(len(line), 0, -1):
-        before, found, _ = said.partition(line[:size])
-        if found:
-            return before
-    return said
-
-
-def parses(program: str) -> bool:
-    """Whether it is a Python program, by its grammar."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of doubtful escapes and comparisons
-            ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
 
 
 def _plain(text: str) -> str:

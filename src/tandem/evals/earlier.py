@@ -1,7 +1,7 @@
 """The baseline without a model: the gap is filled as the most similar earlier line goes on."""
 
 from tandem.evals.cases import Gap
-from tandem.evals.similarity import edit_similarity
+from tandem.spec.scores import edit_similarity
 
 BASELINE = "the most similar earlier line"
 

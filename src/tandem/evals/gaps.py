@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tandem.evals.cases import Gap
-from tandem.evals.checks import parses
 from tandem.kit.ids import sha256_hex
+from tandem.spec.scores import parses
 
 _SHORTEST, _LONGEST = 160, 900  # characters of a function: what stands around its gap is all that a model sees
 _LEAST_BEFORE = 40  # characters, so that a model has something to go by

@@ -6,8 +6,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from tandem.evals.similarity import Interval, mean_of, paired_gain
+from tandem.evals.intervals import mean_of, paired_gain
 from tandem.spec import Metric
+from tandem.spec.scores import Interval
 
 Outcome = Literal["answered", "filtered", "failed"]
 

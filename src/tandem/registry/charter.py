@@ -142,8 +142,16 @@ class Charter(_Table, frozen=True):
 
     def parties_of(self, keys: frozenset[str], right: Right) -> frozenset[str]:
         """The parties for which these keys may do this; revoked ones do not count."""
-        return frozenset(
-            party.name
+        return frozenset(party.name for party, _ in self.able(keys, right))
+
+    def names_of(self, keys: frozenset[str], right: Right) -> tuple[str, ...]:
+        """`member of party` for each of these keys that may do this, sorted."""
+        return tuple(sorted(f"{member.name} of {party.name}" for party, member in self.able(keys, right)))
+
+    def able(self, keys: frozenset[str], right: Right) -> Iterator[tuple[Party, Member]]:
+        """Whose keys these are, as far as they may do this; revoked ones do not count."""
+        return (
+            (party, member)
             for party in self.parties
             for member in party.members
             if member.key in keys and right in member.rights and member.key not in self.revoked

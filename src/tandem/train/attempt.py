@@ -217,9 +217,6 @@ class Attempt:
             self._save(wait=True)
         return done
 
-    def _wishes(self, step: Step) -> list[int]:
-        return [int(self._asked_to_stop() or self._keeper.hopeless), int(self._keeper.due(step.number))]
-
     def _stepped(self, step: Step, last: bool) -> None:
         self.step = step.number
         self._heart.beat("train", step.number, p95_s=self._meter.percentile_s(0.95))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tandem.train.evaluate import infill
 from tandem.train.evaluate.examination import Examination
-from tandem.train.evaluate.infill import Gap, hide_rest_of_line, hide_span, infill_prompt, infill_report, parses
+from tandem.train.evaluate.infill import Gap, hide_rest_of_line, hide_span, infill_prompt, infill_report
 from tandem.train.objectives.fim import find_markers
 from tests.train.objectives.stand_ins import ByteText, untrained
 
@@ -55,14 +55,6 @@ def test_the_prompt_fits_and_keeps_what_is_next_to_the_gap(prefix: str, suffix: 
     assert whole_after[: len(after)] == after
     assert len(prompt) == min(room, 3 + len(whole_before) + len(whole_after))
     assert len(after) >= min(len(whole_after), (room - 3) // 4)
-
-
-@pytest.mark.parametrize(
-    ("program", "parsed"),
-    [("x = 1\n", True), ("x = (\n", False), ("'\\d'", True), ("x\0", False), ("(" * 5000 + ")" * 5000, False)],
-)
-def test_parses(program: str, parsed: bool) -> None:
-    assert parses(program) == parsed
 
 
 def test_a_model_that_knows_beats_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:

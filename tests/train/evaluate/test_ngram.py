@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.train.evaluate.ngram import NGram, gathered, stopped_at_suffix
+from tandem.train.evaluate.ngram import NGram, gathered
 
 VOCABULARY = 5
 TOKENS = st.lists(st.integers(0, VOCABULARY - 1), max_size=40)
@@ -54,18 +54,3 @@ def test_asking_changes_nothing() -> None:
 @pytest.mark.parametrize(("most", "expected"), [(100, [1, 2, 3, 4, 5]), (5, [1, 2, 3, 4, 5]), (3, [1, 2, 3]), (0, [])])
 def test_rows_are_gathered_up_to_a_limit(most: int, expected: list[int]) -> None:
     assert gathered([[1, 2], [], [3, 4, 5]], most=most).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("completion", "suffix", "expected"),
-    [
-        ("self.name) + x", ") + other", "self.name"),  # as much of the suffix as there is
-        ("f(a) + g(b)", "(b)\n", "f(a) + g"),
-        ("f(a)", ":\n", "f(a)"),
-        ("return x", "\nreturn x", "return x"),  # nothing of its line follows
-        ("x)", ")", "x"),
-        ("", "x", ""),
-    ],
-)
-def test_it_stops_where_the_suffix_begins(completion: str, suffix: str, expected: str) -> None:
-    assert stopped_at_suffix(completion, suffix) == expected

@@ -151,10 +151,7 @@ def export_command(
 ) -> None:
     """Write the charter, and the change that waits, for another party's machine."""
     house = open_house()
-    data = courier(house).pack_charter()
-    file.write_bytes(data)
-    shown = f"{file} holds the charter. There: tandem charter import {file.name}"
-    emit({"file": str(file), "bytes": len(data)}, as_json=as_json, quiet=quiet, bare=str(file), shown=shown)
+    hand_over(file, courier(house).pack_charter(), what="charter", as_json=as_json, quiet=quiet)
 
 
 @app.command("import")
@@ -176,6 +173,13 @@ def import_command(
 def courier(house: House) -> Courier:
     """What packs and unpacks the documents of a house."""
     return Courier(house.charters, house.evidence, house.releases)
+
+
+def hand_over(path: Path, data: bytes, *, what: str, as_json: bool, quiet: bool) -> None:
+    """Write a file for another party's machine, and say what takes it there."""
+    path.write_bytes(data)
+    shown = f"{path} holds the {what}. There: tandem {what} import {path.name}"
+    emit({"file": str(path), "bytes": len(data)}, as_json=as_json, quiet=quiet, bare=str(path), shown=shown)
 
 
 def read_file(path: Path) -> bytes:

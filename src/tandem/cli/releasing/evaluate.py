@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, table
+from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, step_bars, table
 from tandem.cli.releasing.charter import As
 from tandem.evals import Suite, add_suite, cut_gaps, find_suite, load_suites
 from tandem.flows import Asking, Found, Watcher
@@ -124,17 +123,11 @@ def watching(*, hidden: bool) -> Iterator[Watcher]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    tasks: dict[str, TaskID] = {}
-    with Bars(*columns, console=notes, disable=hidden) as bars:
+    with step_bars(*columns, hidden=hidden) as (_, report):
 
         def stage(words: str) -> None:
             if not hidden:
                 notes.print(f"{words} ...")
-
-        def report(name: str, done: int, total: int | None) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done, total=total)
 
         yield Watcher(stage=stage, progress=report)
 

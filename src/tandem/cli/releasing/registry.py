@@ -1,19 +1,16 @@
 """The `tandem registry` commands: verify what is kept, and collect what nothing needs any more."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from tandem import flows
-from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, table
+from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, step_bars, table
 from tandem.kit.errors import InvalidRequest
-from tandem.registry import Progress, Rubbish
+from tandem.registry import Rubbish
 
 app = typer.Typer(help="The registry's bytes: check them, and clear away what nothing needs.", no_args_is_help=True)
 
@@ -25,7 +22,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 @app.command()
 def verify(as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Read again all that anything refers to, and compare; exit status 1 if something is damaged or missing."""
-    with _bars(hidden=as_json or quiet) as progress:
+    with step_bars(*_columns(), hidden=as_json or quiet) as (_, progress):
         verified = flows.retention(open_house()).verify(progress)
     rows = [(fault.state, fault.what, "; ".join(fault.owners)) for fault in verified.faults]
     whole = f"{verified.checked} checked, {_size(verified.size)}: all as it was."
@@ -54,7 +51,7 @@ def collect(
 ) -> None:
     """Delete what nothing refers to: blobs, prepared data, and checkpoints of runs that are over."""
     seconds = _seconds(older_than)
-    with _bars(hidden=as_json or quiet) as progress:
+    with step_bars(*_columns(), hidden=as_json or quiet) as (_, progress):
         gone = flows.retention(open_house()).collect(older_than_s=seconds, dry_run=dry_run, progress=progress)
     shown = table(
         ("kind", "what", "size"),
@@ -89,16 +86,5 @@ def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-@contextmanager
-def _bars(*, hidden: bool) -> Iterator[Progress]:
-    """A bar for each step, on the error stream so that the result can be piped."""
-    columns = (TextColumn("{task.description:>9}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    tasks: dict[str, TaskID] = {}
-    with Bars(*columns, console=notes, disable=hidden) as bars:
-
-        def report(step: str, done: int, total: int | None) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=None)
-            bars.update(tasks[step], completed=done, total=total)
-
-        yield report
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (TextColumn("{task.description:>9}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())

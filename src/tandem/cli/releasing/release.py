@@ -9,7 +9,7 @@ import typer
 from rich.console import Group, RenderableType
 
 from tandem.cli.context import AsJson, Quiet, emit, open_house, table
-from tandem.cli.releasing.charter import As, courier, read_file
+from tandem.cli.releasing.charter import As, courier, hand_over, read_file
 from tandem.kit.errors import InvalidRequest, NotFound
 from tandem.registry import Finding, ReleaseState, Signer, Standing, Verdict
 from tandem.server import House
@@ -134,9 +134,7 @@ def export_command(
     """Write a release with its evidence for another party's machine."""
     house = open_house()
     data = courier(house).pack(house.releases.find(which).digest)
-    file.write_bytes(data)
-    shown = f"{file} holds the release. There: tandem release import {file.name}"
-    emit({"file": str(file), "bytes": len(data)}, as_json=as_json, quiet=quiet, bare=str(file), shown=shown)
+    hand_over(file, data, what="release", as_json=as_json, quiet=quiet)
 
 
 @app.command("import")

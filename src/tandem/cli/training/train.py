@@ -1,7 +1,6 @@
 """`tandem train`: a recipe becomes a version, while bars and then the live view show how it goes."""
 
 import asyncio
-import contextlib
 import importlib.util
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 import tandem
 from tandem import flows
-from tandem.cli.context import AsJson, Quiet, emit, notes, open_house
+from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, step_bars
 from tandem.cli.training.facts import record
 from tandem.cli.training.watch import watch_run
 from tandem.flows import Listener
@@ -152,7 +150,8 @@ def follow(house: House, story: Callable[[Listener], Coroutine[None, None, Run]]
     async def followed() -> Run:
         leave = asyncio.Event()
         watching: list[asyncio.Task[object]] = []
-        with _bars(hidden=hidden) as (bars, progress):
+        columns = (TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with step_bars(*columns, hidden=hidden) as (bars, progress):
 
             def began(run: Run) -> None:
                 bars.stop()
@@ -172,21 +171,6 @@ def follow(house: House, story: Callable[[Listener], Coroutine[None, None, Run]]
 
 async def _watch(folder: RunFolder, leave: asyncio.Event, *, plain: bool) -> None:
     await watch_run(folder, console=notes, leave=leave, hint=_HINT, until_ended=False, plain=plain)
-
-
-@contextlib.contextmanager
-def _bars(*, hidden: bool) -> Iterator[tuple[Bars, Callable[[str, int, int | None], None]]]:
-    """A bar for each step of the preparation, on the error stream."""
-    columns = (TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    tasks: dict[str, TaskID] = {}
-    with Bars(*columns, console=notes, disable=hidden) as bars:
-
-        def report(step: str, done: int, total: int | None) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=None)
-            bars.update(tasks[step], completed=done, total=total)
-
-        yield bars, report
 
 
 def finish(house: House, run: Run, *, as_json: bool, quiet: bool) -> None:

@@ -9,33 +9,18 @@ from typing import Any, NamedTuple, Protocol
 from tandem.compute import Pace, System, open_system
 from tandem.compute import prepare as prepare_in_child
 from tandem.flows.durable.flow import Flow, Order
+from tandem.flows.evaluate import Rooms as EvaluateRooms
 from tandem.flows.evaluate import evaluate
 from tandem.flows.train import Prepare
+from tandem.flows.train import Rooms as TrainRooms
 from tandem.kit.config import Settings
-from tandem.registry import CharterBook, Datasets, EvidenceStore, Members, Registry, Releases, Runs
 from tandem.serve import Deployments, Rollouts
 from tandem.spec import Version
 
 
-class Rooms(Protocol):
-    """What the stories stand on."""
+class Rooms(TrainRooms, EvaluateRooms, Protocol):
+    """What the stories stand on: what training and evaluating do, and where versions are served."""
 
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def registry(self) -> Registry: ...
-    @property
-    def runs(self) -> Runs: ...
-    @property
-    def datasets(self) -> Datasets: ...
-    @property
-    def charters(self) -> CharterBook: ...
-    @property
-    def members(self) -> Members: ...
-    @property
-    def evidence(self) -> EvidenceStore: ...
-    @property
-    def releases(self) -> Releases: ...
     @property
     def deployments(self) -> Deployments: ...
     @property

@@ -58,7 +58,7 @@ class EvidenceStore:
         found = received(envelope, Evidence, what="The evidence")
         _check(found.document)
         charter = self._charters.current().charter
-        if not _signed_by(envelope, charter):
+        if not charter.names_of(signers(envelope), "evaluate"):
             raise Forbidden(
                 f"The evidence of {found.document.suite[:64]} on {found.document.version[:80]} is signed by nobody who "
                 "may evaluate.",
@@ -144,17 +144,8 @@ def _read(row: sa.RowMapping, charter: Charter | None) -> Filed:
     envelope, document = opened(row["envelope"], Evidence, what=what)
     if envelope.digest != row["digest"]:
         raise IntegrityError(f"{what} was changed: it holds {envelope.digest}.", remedy="Evaluate again.")
-    names = _signed_by(envelope, charter) if charter is not None else ()
+    names = charter.names_of(signers(envelope), "evaluate") if charter is not None else ()
     return Filed(digest=envelope.digest, evidence=document, envelope=envelope, signed_by=names)
-
-
-def _signed_by(envelope: Envelope, charter: Charter) -> tuple[str, ...]:
-    found = []
-    for key in sorted(signers(envelope)):
-        known = charter.member(key)
-        if known is not None and charter.parties_of(frozenset({key}), "evaluate"):
-            found.append(f"{known[1].name} of {known[0].name}")
-    return tuple(sorted(found))
 
 
 def _check(document: Evidence) -> None:

@@ -238,9 +238,7 @@ class Releases:
             raise InvalidRequest("The decision is on another release.", remedy="Send it there.", param="release")
         standing = self.get(document.release)
         charter = self._charters.current().charter
-        able = [key for key in signers(envelope) if charter.parties_of(frozenset({key}), "sign")]
-        known = [charter.member(key) for key in able]
-        if document.by not in {member.name for _, member in filter(None, known)}:
+        if document.by not in {member.name for _, member in charter.able(signers(envelope), "sign")}:
             raise Forbidden(
                 f"The decision of {document.by!r} is not signed by a member of this name who may sign releases.",
                 remedy="`tandem charter show` lists who may.",

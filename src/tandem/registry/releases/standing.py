@@ -55,7 +55,7 @@ def stand(release: Opened[Release], chain: Chain, decisions: Sequence[Opened[Dec
 
     rule = chain.of(document.charter)
     keys = signers(envelope) - _revoked(chain)
-    signed_by = _names(keys, rule.charter) if rule is not None else ()
+    signed_by = rule.charter.names_of(keys, "sign") if rule is not None else ()
     missing = rule.charter.needs - rule.charter.parties_of(keys, "sign") if rule is not None else frozenset()
     if (ended := _ending(envelope.digest, chain, decisions)) is not None:
         refused = ended.verdict == "refuse"
@@ -74,12 +74,6 @@ def stand(release: Opened[Release], chain: Chain, decisions: Sequence[Opened[Dec
 def _revoked(chain: Chain) -> frozenset[str]:
     """Keys that count nowhere: what the current charter says of them holds for what they signed before, too."""
     return frozenset(chain.current.charter.revoked) if chain.current is not None else frozenset()
-
-
-def _names(keys: frozenset[str], charter: Charter) -> tuple[str, ...]:
-    able = [key for key in sorted(keys) if charter.parties_of(frozenset({key}), "sign")]
-    known = [charter.member(key) for key in able]
-    return tuple(sorted(f"{member.name} of {party.name}" for party, member in filter(None, known)))
 
 
 def _ending(digest: str, chain: Chain, decisions: Sequence[Opened[Decision]]) -> Decision | None:

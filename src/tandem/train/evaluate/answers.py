@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tandem.spec.scores import edit_similarity
 from tandem.train.data import Text
 from tandem.train.evaluate.examination import Examination, measuring
-from tandem.train.evaluate.similarity import edit_similarity
 from tandem.train.nets import greedy
 from tandem.train.objectives.turns import last_turn
 

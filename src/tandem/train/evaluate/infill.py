@@ -1,7 +1,5 @@
 """Filling gaps in held-out code, by the model and by an n-gram baseline on the same gaps."""
 
-import ast
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from tandem.spec.scores import edit_similarity, parses, stopped_at_suffix
 from tandem.train.data import Samples, Text
 from tandem.train.evaluate.examination import Examination, held_out_places, measuring
-from tandem.train.evaluate.ngram import MOST_TOKENS, ORDER, NGram, gathered, stopped_at_suffix
-from tandem.train.evaluate.similarity import edit_similarity, paired_gain
+from tandem.train.evaluate.gain import paired_gain
+from tandem.train.evaluate.ngram import MOST_TOKENS, ORDER, NGram, gathered
 from tandem.train.nets import greedy
 from tandem.train.objectives.fim import Markers, find_markers
 from tandem.train.order import generator
@@ -123,17 +122,6 @@ def infill_prompt(text: Text, markers: Markers, gap: Gap, *, room: int, suffix_f
     if suffix_first:
         return [markers.prefix, markers.suffix, *suffix, markers.middle, *prefix]
     return [markers.prefix, *prefix, markers.suffix, *suffix, markers.middle]
-
-
-def parses(program: str) -> bool:
-    """Whether it is a Python program, by its grammar."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of doubtful escapes and comparisons
-            ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
 
 
 def _filler(exam: Examination, train: Samples) -> Filler:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem.train.evaluate.examination import Examination, measuring, prepared
-from tandem.train.evaluate.similarity import paired_gain
+from tandem.train.evaluate.gain import paired_gain
 from tandem.train.loop import micro
 from tandem.train.objectives import Referenced
 

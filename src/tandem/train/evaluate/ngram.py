@@ -10,8 +10,6 @@ ORDER = 6
 MOST_TOKENS = 4_000_000
 """Tokens that are counted at most; counting them takes some ten seconds of one core and 300 MB."""
 
-_STOP_CHARACTERS = 8  # of the suffix's line, at which a completion may stop
-
 
 class NGram:
     """Counts of all n-grams up to `ORDER`, interpolated after Witten and Bell.
@@ -82,18 +80,3 @@ def gathered(rows: Iterable[Sequence[int]], *, most: int = MOST_TOKENS) -> NDArr
         if size >= most:
             break
     return np.concatenate(parts)
-
-
-def stopped_at_suffix(completion: str, suffix: str) -> str:
-    """A completion up to where the text after the gap begins, as far as that can be told.
-
-    As an editor does it, whoever completes: a model that goes from left to right cannot know where the gap ends, and
-    one that was taught to may miss it. It stops at the first place where the longest possible part of the suffix line
-    follows.
-    """
-    line = suffix.partition("\n")[0][:_STOP_CHARACTERS]
-    for size in range(len(line), 0, -1):
-        before, found, _ = completion.partition(line[:size])
-        if found:
-            return before
-    return completion

@@ -1,4 +1,4 @@
-"""Arithmetic of scores: distances against a plain reference, and intervals that hold what they should."""
+"""Intervals of scores: they hold what they should."""
 
 import math
 
@@ -6,30 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tandem.evals.similarity import edit_distance, edit_similarity, mean_of, paired_gain
+from tandem.evals.intervals import mean_of, paired_gain
 
-WORDS = st.text(alphabet="ab ü\n", max_size=12)
 SCORES = st.lists(st.floats(min_value=0.0, max_value=1.0), min_size=1, max_size=40)
-
-
-def plain_distance(first: str, second: str) -> int:
-    row = list(range(len(second) + 1))
-    for number, letter in enumerate(first, start=1):
-        row, before = [number], row
-        for place, other in enumerate(second, start=1):
-            row.append(min(before[place] + 1, row[-1] + 1, before[place - 1] + (letter != other)))
-    return row[-1]
-
-
-@given(WORDS, WORDS)
-def test_a_distance_is_levenshteins(first: str, second: str) -> None:
-    assert edit_distance(first, second) == plain_distance(first, second)
-
-
-@given(WORDS, WORDS)
-def test_similarity_is_1_for_equal_texts_alone(first: str, second: str) -> None:
-    assert 0.0 <= edit_similarity(first, second) <= 1.0
-    assert (edit_similarity(first, second) == 1.0) == (first == second)
 
 
 @given(st.integers(min_value=1, max_value=200).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
