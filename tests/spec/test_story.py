@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.spec import GOODPUT, Happened, RunFolder, RunState, is_number, read_story, without_repeats
+from tandem.kit.pages import is_number
+from tandem.spec import GOODPUT, Happened, RunFolder, RunState, read_story, without_repeats
 from tests.run_folders import DATA, begin_run, say, write_run
 
 

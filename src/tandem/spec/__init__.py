@@ -2,6 +2,7 @@
 
 from tandem.spec.artifact import Artifact, Task, Version
 from tandem.spec.evidence import EVIDENCE_TYPE, Evidence, Metric, canonical_document
+from tandem.spec.flops import CONVENTION, flops_per_token
 from tandem.spec.placement import Checkpoints, Limits, Placement, load_placement, parse_placement
 from tandem.spec.recipe import (
     Batch,
@@ -15,7 +16,6 @@ from tandem.spec.recipe import (
     Objective,
     Optimizer,
     Recipe,
-    Shape,
     Tokenizer,
     canonical,
     load_recipe,
@@ -24,16 +24,17 @@ from tandem.spec.recipe import (
 )
 from tandem.spec.run import EXIT_STATUS, Ending, Event, Happened, Job, Run, RunState, fold
 from tandem.spec.run_folder import AttemptFolder, RunFolder
+from tandem.spec.shape import Shape
 from tandem.spec.story import (
     GOODPUT,
     Story,
     flat,
-    is_number,
     read_story,
     without_repeats,
 )
 
 __all__ = [
+    "CONVENTION",
     "EVIDENCE_TYPE",
     "EXIT_STATUS",
     "GOODPUT",
@@ -70,8 +71,8 @@ __all__ = [
     "canonical",
     "canonical_document",
     "flat",
+    "flops_per_token",
     "fold",
-    "is_number",
     "load_placement",
     "load_recipe",
     "parse_placement",

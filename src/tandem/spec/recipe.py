@@ -10,6 +10,7 @@ import msgspec
 from tandem.kit.errors import InvalidRequest
 from tandem.kit.ids import sha256_hex
 from tandem.kit.typed import converted, read_toml
+from tandem.spec.shape import Count, Positive, Shape
 
 # NOTE: recipes and their ids live for ever. Fields are only added, at the end of their table, with a default; what has
 # its default is left out of the canonical form, so an added field changes no id, and a default is never changed.
@@ -17,11 +18,8 @@ from tandem.kit.typed import converted, read_toml
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Digest = Annotated[str, msgspec.Meta(pattern=r"^(sha256:[0-9a-f]{64})?$")]
 """`sha256:` and 64 hexadecimal digits; empty in a recipe that is not pinned yet."""
-Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-# Bounded, since JSON has neither infinity nor integers of any length.
-Positive = Annotated[float, msgspec.Meta(gt=0.0, le=1e30)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0.0, le=1e30)]
 Parameter = (
     bool
@@ -35,35 +33,6 @@ Format = Literal["text", "code", "chat", "preference", "questions"]
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A table of a recipe: immutable, and nothing in it is unknown."""
-
-
-class Shape(_Table, frozen=True):
-    """The sizes of a decoder of the Llama family, in numbers of weights; the vocabulary's size is the tokenizer's."""
-
-    width: Count
-    """Channels of the residual stream: heads times 64 or 128."""
-    layers: Count
-    """Decoder blocks."""
-    heads: Count
-    """Heads of the queries."""
-    kv_heads: Count
-    """Heads of the keys and values; several queries share one where there are fewer."""
-    ffn: Count
-    """Channels inside the gated feed-forward layer."""
-    family: Literal["llama"] = "llama"
-    """The architecture; servers know it by this name."""
-    rope_theta: Positive = 10_000.0
-    """Base of the rotary positions."""
-    tie: bool = True
-    """Whether the output layer shares the embedding's weights."""
-    norm_eps: Positive = 1e-5
-    """What the norms add to a mean square."""
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads or self.width // self.heads not in {64, 128}:
-            raise ValueError("width must be heads times 64 or 128: servers have kernels for no other width of a head")
-        if self.heads % self.kv_heads:
-            raise ValueError("heads must be a multiple of kv_heads")
 
 
 class Model(_Table, frozen=True):

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import msgspec
 
 from tandem.kit.lines import read_lines
+from tandem.kit.pages import is_number
 from tandem.spec.run import Event, Happened, Run, fold
 from tandem.spec.run_folder import RunFolder
 
@@ -136,11 +137,6 @@ def without_repeats(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, A
             kept.pop()
         kept.append(record)
     return kept
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of JSON is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,9 +10,8 @@ import msgspec
 import torch
 
 from tandem.kit.errors import InvalidRequest
-from tandem.spec import Placement, Recipe
+from tandem.spec import Placement, Recipe, flops_per_token
 from tandem.train.data import Text, open_parent
-from tandem.train.measure.meter import flops_per_token
 from tandem.train.measure.probe import Machine
 from tandem.train.nets import Llama, NetConfig, add_lora, load_folder
 from tandem.train.parallel import Ranks, greatest

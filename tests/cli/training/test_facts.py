@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.cli.training.facts import differences, losses_at_equal_tokens, measures, record, rows
-from tandem.cli.training.words import percent, rate, short, span
+from tandem.kit.pages import percent, rate, short, span
 from tandem.spec import read_story
 from tests.run_folders import begin_run, write_run
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from tandem.cli.training.words import short
+from tandem.kit.pages import short
 
 Point = tuple[float, float]
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from tandem.cli.training.words import percent, rate, short, span
-from tandem.spec import Happened, Run, RunFolder, Story, flat, is_number
+from tandem.kit.pages import is_number, percent, rate, short, span
+from tandem.spec import Happened, Run, RunFolder, Story, flat
 
 _POINTS = 8  # at which two losses are compared
 _SMOOTH = 5  # records that a loss is the mean of: one batch says little

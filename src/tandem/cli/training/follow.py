@@ -8,7 +8,8 @@ import msgspec
 
 from tandem.compute import Beat, heartbeats
 from tandem.kit import clock
-from tandem.spec import Event, Happened, RunFolder, RunState, Story, is_number, read_story, without_repeats
+from tandem.kit.pages import is_number
+from tandem.spec import Event, Happened, RunFolder, RunState, Story, read_story, without_repeats
 
 _SILENT_S = 30.0  # without a sign of life: a worker gives one each second while it takes steps
 

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from tandem.cli.training.curve import curve
 from tandem.cli.training.follow import Follower, Look, tell
-from tandem.cli.training.words import percent, rate, short, span
-from tandem.spec import Event, Happened, RunFolder, is_number
+from tandem.kit.pages import is_number, percent, rate, short, span
+from tandem.spec import Event, Happened, RunFolder
 
 _EVERY_S = 0.5
 _LINE_EVERY_S = 15.0  # between lines where there is no terminal, besides those for events

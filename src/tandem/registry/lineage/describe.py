@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tandem.kit.pages import is_number
 from tandem.registry.datasets import Dataset, Datasets
 from tandem.registry.lineage.card import Bullets, Card, Facts, Grid, Paragraph, Section
 from tandem.registry.lineage.origins import moment, public_source, run_facts, short
 from tandem.registry.releases import Filed, ReleaseState, Standing
 from tandem.registry.runs import Runs
 from tandem.registry.versions import Registry
-from tandem.spec import Happened, Recipe, Story, Task, Version, flat, is_number, read_story
+from tandem.spec import Happened, Recipe, Story, Task, Version, flat, read_story
 
 SUITES: Mapping[str, str] = {
     "quality-chat": "how well it answers questions",

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from tandem.kit.pages import is_number
 from tandem.registry.lineage.graph import WORDS, Edge, Graph, Node
-from tandem.spec import is_number
 
 # What is told of a node beside its name, and in which words.
 _SHOWN = {

@@ -14,11 +14,8 @@ import torch
 
 from tandem.kit import clock
 from tandem.kit.lines import append_line, write_whole
-from tandem.spec import AttemptFolder, RunFolder
+from tandem.spec import CONVENTION, AttemptFolder, RunFolder
 from tandem.train.measure.probe import Machine
-
-CONVENTION = "A: (6 N + 12 layers width context) FLOP per token, embedding included; 4 N with frozen weights"
-"""How model FLOP are counted, as MosaicML, PaLM and nanoGPT do; frozen weights have no gradient of their own."""
 
 CATEGORIES = ("useful", "startup", "compile", "data", "eval", "checkpoint", "lost", "restart")
 """Where time goes: all but the first is what a better run would save."""
@@ -26,12 +23,6 @@ CATEGORIES = ("useful", "startup", "compile", "data", "eval", "checkpoint", "los
 _RECORD_EVERY_S = 1.0
 _BEAT_EVERY_S = 0.5
 _RECENT_STEPS = 200  # that the percentiles look back on
-
-
-def flops_per_token(*, parameters: int, trained: int, layers: int, width: int, context: int) -> float:
-    """Model FLOP of one token, forward and backward, by `CONVENTION`."""
-    frozen = parameters - trained
-    return 6.0 * trained + 4.0 * frozen + 12.0 * layers * width * context
 
 
 @dataclass(slots=True)

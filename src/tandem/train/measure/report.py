@@ -1,34 +1,38 @@
 """The report of a run: one HTML file with plots and tables, without scripts and without anything beside it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from tandem.kit.lines import write_whole
-from tandem.spec import (
-    GOODPUT,
-    Happened,
-    RunFolder,
-    Story,
-    flat,
-    is_number,
-    read_story,
-)
-from tandem.train.measure.page import (
+from tandem.kit.pages import (
+    Line,
+    Point,
     facts_table,
     inline,
-    moment,
+    is_number,
     number,
     page,
     percent,
+    plot,
     ratio,
     section,
+    short,
     size,
+    smoothed,
     span,
     table,
 )
-from tandem.train.measure.plots import Line, Point, plot, short, smoothed
+from tandem.spec import GOODPUT, Happened, RunFolder, Story, flat, read_story
+
+_STYLE = """
+.succeeded,.running{color:var(--good)}.failed,.cancelled{color:var(--bad)}.paused,.recovering{color:var(--held)}
+.useful{background:#2f9e44}.startup{background:#4c6ef5}.compile{background:#7950f2}.data{background:#f59f00}
+.eval{background:#1098ad}.checkpoint{background:#ae3ec9}.lost{background:#e03131}.restart{background:#f76707}
+.other{background:#868e96}
+"""
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -55,7 +59,7 @@ def render(story: Story) -> str:
         section("Placement", facts_table(flat(story.placement))),
         section("Environment", _environment(story)),
     ]
-    return page(f"{name}: a run's report", sections)
+    return page(f"{name}: a run's report", sections, style=_STYLE)
 
 
 def _head(story: Story) -> str:
@@ -83,7 +87,7 @@ def _head(story: Story) -> str:
     return (
         f"<h1>{escape(run.name or 'run')}</h1><p class=soft>{escape(str(story.recipe.get('about', '')))}</p>"
         f'<p><span class="state {run.state.value}">{escape(state + version)}</span>{escape(reason)}'
-        f" <span class=soft>{escape(run.run_id)}, made {moment(run.created_at)}</span></p>"
+        f" <span class=soft>{escape(run.run_id)}, made {_moment(run.created_at)}</span></p>"
         f"<dl class=facts>{cells}</dl>{named if peak else ''}"
     )
 
@@ -214,7 +218,7 @@ def _attempts(story: Story) -> str:
         rows.append(
             (
                 event.attempt,
-                moment(event.at),
+                _moment(event.at),
                 span(took.get(event.attempt, 0.0)),
                 event.fields.get("workers", ""),
                 steps.get(event.attempt, ""),
@@ -236,7 +240,7 @@ def _incidents(story: Story) -> str:
         Happened.FAILED: "failed",
     }
     rows = [
-        (moment(event.at), kinds[event.kind], event.fields.get("step", ""), event.fields.get("reason", ""))
+        (_moment(event.at), kinds[event.kind], event.fields.get("step", ""), event.fields.get("reason", ""))
         for event in story.events
         if event.kind in kinds
     ]
@@ -249,7 +253,7 @@ def _checkpoints(story: Story) -> str:
     rows = [
         (
             event.fields.get("step", ""),
-            moment(event.at),
+            _moment(event.at),
             size(event.fields.get("bytes")),
             span(event.fields.get("seconds", 0.0)),
             event.attempt,
@@ -294,3 +298,8 @@ def _environment(story: Story) -> str:
     running = story.last(Happened.RUNNING)
     more = {key: running[key] for key in ("precision", "parameters", "trained", "samples", "choices") if key in running}
     return facts_table(flat({**more, **running.get("environment", {})}))
+
+
+def _moment(milliseconds: int) -> str:
+    """Unix milliseconds as a time in UTC."""
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M:%S}" if milliseconds else ""

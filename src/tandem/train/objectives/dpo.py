@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid, pad
 
-from tandem.spec.recipe import NotNegative, Parameter, Positive, Share
+from tandem.spec.recipe import NotNegative, Parameter, Share
+from tandem.spec.shape import Positive
 from tandem.train.data import Text
 from tandem.train.objectives.likelihood import negative_log_likelihood, tokens_example
 from tandem.train.objectives.objective import Batch, Example, Loss, Record

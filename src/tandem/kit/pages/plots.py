@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from tandem.kit.pages.words import short
+
 Point = tuple[float, float]
 
 _WIDTH, _HEIGHT = 440, 230
@@ -12,7 +14,6 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 34
 _MOST_POINTS = 400  # of a line: more are narrower than a pixel
 _LARGEST = 1e30  # what is beyond it, or not a number, has no place in a picture
 _NEARLY = 1e-9  # of its size: a difference that is none
-_SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +70,6 @@ def smoothed(points: Sequence[Point], *, window: int) -> list[Point]:
         total += y - (points[number - window][1] if number >= window else 0.0)
         means.append((x, total / min(number + 1, window)))
     return means
-
-
-def short(value: float) -> str:
-    """A number in about four characters: 12k, 3.4M, 0.002."""
-    for size, suffix in _SUFFIXES:
-        if abs(value) >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:.3g}" if value else "0"
 
 
 def ticks(axis: Axis, *, about: int = 5) -> list[float]:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.train.measure.plots import Axis, Line, plot, short, smoothed, thinned, ticks
+from tandem.kit.pages.plots import Axis, Line, plot, smoothed, thinned, ticks
+from tandem.kit.pages.words import short
 
 FINITE = st.floats(-1e12, 1e12)
 POINTS = st.lists(st.tuples(st.floats(0, 1e12), st.floats(allow_nan=True, allow_infinity=True)), max_size=30)

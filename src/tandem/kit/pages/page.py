@@ -1,12 +1,10 @@
-"""Pages for people: one self-contained HTML file of sections and tables, and how values are written in it."""
+"""Pages for people: one self-contained HTML file of sections and tables, readable on a phone and in the dark."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from tandem.spec import is_number
-from tandem.train.measure.plots import short
+from tandem.kit.pages.words import written
 
 _HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -26,7 +24,6 @@ main{max-width:980px;margin:0 auto;padding:24px 16px 64px}
 h1{font-size:24px;margin:0;overflow-wrap:anywhere}h2{font-size:17px;margin:36px 0 10px}
 h3{font-size:15px;margin:18px 0 6px}
 p{margin:4px 0 0}.soft,figcaption,dt,th{color:var(--soft)}.state{font-weight:600}
-.succeeded,.running{color:var(--good)}.failed,.cancelled{color:var(--bad)}.paused,.recovering{color:var(--held)}
 dl.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:10px;margin:18px 0 0}
 dl.facts div{background:var(--card);border-radius:8px;padding:10px 12px}
 dl.facts dt{font-size:12px}dl.facts dd{margin:2px 0 0;font-size:18px;font-weight:600;font-variant-numeric:tabular-nums}
@@ -44,15 +41,12 @@ svg{display:block;width:100%;height:auto}svg text{font-size:11px;fill:var(--soft
 th,td{text-align:left;padding:5px 14px 5px 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:500;font-size:13px}td.wide{overflow-wrap:anywhere;min-width:160px}
 .swatch{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:6px}
-.useful{background:#2f9e44}.startup{background:#4c6ef5}.compile{background:#7950f2}.data{background:#f59f00}
-.eval{background:#1098ad}.checkpoint{background:#ae3ec9}.lost{background:#e03131}.restart{background:#f76707}
-.other{background:#868e96}
 """
 
 
-def page(title: str, sections: Iterable[str]) -> str:
-    """A whole page; what is empty is left out."""
-    return _HTML.format(title=escape(title), style=_STYLE, body="\n".join(filter(None, sections)))
+def page(title: str, sections: Iterable[str], *, style: str = "") -> str:
+    """A whole page; what is empty is left out. `style` is CSS of the page's own."""
+    return _HTML.format(title=escape(title), style=_STYLE + style, body="\n".join(filter(None, sections)))
 
 
 def section(title: str, body: str) -> str:
@@ -82,52 +76,3 @@ def _cell(text: str, *, raw: bool) -> str:
 def inline(told: Mapping[str, Any]) -> str:
     """Keys and values in a line of text."""
     return ", ".join(f"{key.replace('_', ' ')} {written(value)}" for key, value in told.items())
-
-
-def written(value: object) -> str:
-    """A value of JSON for people."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(written, value))
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "" if value is None else str(value)
-
-
-def number(value: object) -> str:
-    """A number with four digits or more; empty for what is none, as all of these are."""
-    if not is_number(value):
-        return ""
-    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
-
-
-def percent(share: object) -> str:
-    """A share of 1 in per cent."""
-    return f"{100 * share:.1f} %" if is_number(share) else ""
-
-
-def ratio(actual: object, planned: object) -> str:
-    """The first by the second."""
-    if not is_number(actual) or not is_number(planned) or not planned:
-        return ""
-    return f"{actual / planned:.2f}"
-
-
-def size(count: object) -> str:
-    """A number of bytes."""
-    return f"{short(count)}B" if is_number(count) else ""
-
-
-def span(seconds: float) -> str:
-    """A duration for people: 45.2 s, 3 min 20 s, 2 h 05 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def moment(milliseconds: int) -> str:
-    """Unix milliseconds as a time in UTC."""
-    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M:%S}" if milliseconds else ""
