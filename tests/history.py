@@ -2,6 +2,9 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
+
+from msgspec import UNSET
 
 from tandem.accounts import Outcome, Principal
 from tandem.accounts.journal import Reserved, Writer, settled, settlement_bytes, to_line
@@ -13,6 +16,7 @@ from tandem.registry import Dataset, Standing, first_charter, register_run, seal
 from tandem.serve import DeployOptions
 from tandem.server import House
 from tandem.spec import Evidence, Metric, RunFolder, Version
+from tests.adapters import write_tiny_adapter
 from tests.run_folders import BEGAN, write_run
 
 HOSTILE = '<script>alert("1")</script> | `x` & \x00 [a](javascript:b) # *c*'
@@ -30,6 +34,26 @@ def trained(house: House, run_id: str = "run_0001", *, size: int = 512, **change
     """A finished run and its version; `size` makes its bytes others, `changes` are made to the recipe."""
     folder = write_run(house.settings.home, run_id, **changes)
     _export(folder, size)
+    return registered(house, run_id)
+
+
+def adapted(house: House, parent: Version, run_id: str = "run_0002", *, seed: int = 1, **changes: object) -> Version:
+    """A finished LoRA run from a tiny parent, and its version; `seed` makes its bytes others."""
+    model = {"parent": parent.ref, "parent_sha256": parent.whole}
+    folder = write_run(house.settings.home, run_id, **{"name": "tuned", "model": model, "adapter": {}, **changes})
+    export_adapted(folder, house.registry.file(parent.whole), seed=seed)
+    return registered(house, run_id)
+
+
+def export_adapted(folder: RunFolder, parent: Path, *, seed: int = 1, **merged: Any) -> None:
+    """What a LoRA run leaves; `merged` says in what its merged model differs besides its weights."""
+    folder.export.mkdir(parents=True)
+    write_tiny_gguf(folder.export / "model.gguf", **{"context_length": 512, "seed": seed, **merged})
+    write_tiny_adapter(folder.export / "adapter.gguf", parent, seed=seed)
+
+
+def registered(house: House, run_id: str) -> Version:
+    """The version of a run whose export is there."""
     run = house.runs.read(run_id)
     house.runs.reindex()
     house.datasets.record(run_id, house.runs.recipe(run_id))
@@ -59,6 +83,7 @@ def measured(house: House, version: Version, suite: str = "quality-code", **metr
     document = Evidence(
         version=version.ref,
         digest=version.artifact.digest,
+        base=version.artifact.base or UNSET,
         suite=suite,
         suite_digest=SUITE,
         metrics=tuple(

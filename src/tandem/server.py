@@ -26,14 +26,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tandem.accounts import Keyring, Ledger, Limiter
 from tandem.api import Platform, StateCollector, api_routes, wrong_method
-from tandem.flows import Flows, executor_beside, permit
+from tandem.flows import Flows, executor_beside, files_of, permit
 from tandem.gateway import Limits, Meters, Pipeline, surface_routes
 from tandem.kit.blobs import Blobs
 from tandem.kit.config import Settings
 from tandem.kit.db import Database
 from tandem.kit.errors import ConfigError, Conflict, StorageFull, TandemError
 from tandem.registry import CharterBook, Datasets, EvidenceStore, Members, Registry, Releases, Runs
-from tandem.serve import ENGINES, Binding, Controller, Deployments, EngineFactory, Launcher, Rollouts, Routes
+from tandem.serve import ENGINES, Binding, Controller, Deployments, EngineFactory, Files, Launcher, Rollouts, Routes
 
 _log = logging.getLogger(__name__)
 
@@ -183,15 +183,15 @@ def _controller(house: House, engines: Mapping[str, EngineFactory], routes: Rout
     return Controller(house.deployments, house.rollouts, routes, launcher=launcher, permitted=permitted)
 
 
-def _weights(house: House, binding: Binding) -> Path:
-    """The checked model file of what the release gate lets out; the only way from a deployment to weights.
+def _weights(house: House, binding: Binding) -> Files:
+    """The checked files of what the release gate lets out; the only way from a deployment to weights.
 
     Raises:
         Forbidden: the gate does not let it out.
         IntegrityError: the file is missing or is not what its digest says.
     """
     permit(house.releases, binding)
-    return house.registry.file(binding.digest)
+    return files_of(binding, house.registry)
 
 
 def _tune_interpreter() -> None:

@@ -19,6 +19,7 @@ from tandem.serve import EngineFactory, Launch
 from tandem.serve.engines.fake import FakeEngine
 from tandem.server import House
 from tandem.spec import Task, Version
+from tests.adapters import add_adapter, write_tiny_adapter
 from tests.history import opened
 
 pytestmark = pytest.mark.anyio
@@ -132,3 +133,20 @@ async def test_what_cannot_be_asked_is_refused_before_anything_starts(house: Hou
         async with private_endpoint(tiny, house, stand=FAKE, engines=engines(fakes)):
             pytest.fail("these are other bytes")
     assert not fakes
+
+
+async def test_an_adapter_is_stood_up_as_it_is_served(house: House, tmp_path: Path) -> None:
+    base = await version(house, tmp_path)
+    path = write_tiny_adapter(tmp_path / "adapter.gguf", house.registry.path(base), seed=1)
+    tuned = add_adapter(house.registry, path, base, name="tuned")
+    fakes: list[FakeEngine] = []
+    async with private_endpoint(tuned, house, stand=FAKE, engines=engines(fakes)) as endpoint:
+        assert (await ask(endpoint, endpoint.key))[0] == 200
+    (engine,) = fakes
+    assert engine.launch.model_path == house.registry.path(base)
+    assert engine.launch.adapters == (house.registry.file(tuned.artifact.digest),)
+    assert [sent["lora"] for sent in engine.requests] == [[{"id": 0, "scale": 1.0}]]
+    house.registry.blobs.delete(base.artifact.digest)
+    with pytest.raises(IntegrityError, match=r"tiny@1 is gone"):
+        async with private_endpoint(tuned, house, stand=FAKE, engines=engines(fakes)):
+            pytest.fail("it has no base")

@@ -23,6 +23,7 @@ from tandem.serve.engines.fake_script import Script
 from tandem.serve.engines.fake_wire import Dialect
 from tandem.server import House
 from tandem.spec import Artifact, Task, Version
+from tests.adapters import add_adapter, write_tiny_adapter
 from tests.history import chartered, opened, released
 
 pytestmark = pytest.mark.anyio
@@ -125,6 +126,18 @@ async def test_a_suite_becomes_evidence(house: House, bench: Bench, tmp_path: Pa
     assert samples is not None
     assert {sample.id for sample in samples} == {"right", "wrong", "filtered", "failed"}
     assert stages == ["Standing coder@1 up"]
+
+
+async def test_evidence_on_an_adapter_names_its_base(house: House, bench: Bench, tmp_path: Path) -> None:
+    chartered(house)
+    base = add_version(house)
+    path = write_tiny_adapter(tmp_path / "adapter.gguf", house.registry.path(base), seed=1)
+    tuned = add_adapter(house.registry, path, base, name="tuned")
+    add_chat_suite(house)
+    (found,) = await evaluate("tuned", house, asking=Asking(suites=("echo",)), means=bench.means)
+    evidence = house.evidence.get(found.digest).evidence
+    assert (evidence.digest, evidence.base) == (tuned.artifact.digest, base.artifact.digest)
+    assert [len(engine.launch.adapters) for engine in bench.fakes] == [1]
 
 
 async def test_each_shipped_suite_runs_and_a_part_of_one_is_no_evidence(house: House, bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """Retention across rooms: whoever refers to bytes is asked, and a version goes only when nobody does."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tandem.flows import remove_version, retention
 from tandem.kit.config import Settings
 from tandem.kit.errors import Conflict, NotFound
 from tandem.server import House
-from tests.history import chartered, deployed, measured, opened, released, trained
+from tests.history import adapted, chartered, deployed, measured, opened, released, trained
 
 
 @pytest.fixture
@@ -102,3 +103,36 @@ def test_evidence_alone_does_not_keep_a_version_but_its_bytes(house: House) -> N
     measured(house, version, edit_similarity=0.5)
     remove_version("coder@1", house=house)
     assert collected(house) == set()
+
+
+def test_an_adapter_needs_its_base(house: House) -> None:
+    base = trained(house)
+    tuned = adapted(house, base)
+    with pytest.raises(Conflict, match=r"removed: .*tuned@1 is an adapter of it"):
+        remove_version("coder", house=house)
+    deployed(house, tuned)
+    house.registry.remove("coder")
+    assert collected(house) == set()
+    house.registry.blobs.delete(base.artifact.digest)
+    (fault,) = retention(house).verify(lambda *_: None).faults
+    assert (fault.what, fault.state) == (base.artifact.digest, "missing")
+    assert {"version tuned@1, whose base it is", "deployment code with tuned@1"} <= set(fault.owners)
+
+
+def test_what_a_release_let_out_with_a_base_keeps_both(house: House) -> None:
+    tuned = adapted(house, trained(house), name="coder")
+    released(house, tuned)
+    for ref in ("coder@2", "coder@1"):
+        house.registry.remove(ref)
+    shutil.rmtree(house.settings.home / "runs")
+    house.runs.reindex()
+    assert collected(house) == {tuned.whole}, "nobody is to be trained from it any more"
+
+
+def test_what_was_trained_from_an_adapter_needs_it(house: House) -> None:
+    tuned = adapted(house, trained(house))
+    adapted(house, tuned, "run_0003", seed=2, name="further")
+    assert collected(house) == set()
+    with pytest.raises(Conflict, match="the run run_0003 began from it"):
+        remove_version("tuned", house=house)
+    assert remove_version("further", house=house).ref == "further@1"

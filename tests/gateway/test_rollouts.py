@@ -325,7 +325,7 @@ def test_a_withdrawn_release_is_not_served_any_more(fakes: Shop) -> None:
     wait_until(lambda: fakes.ask().status == 503)
     error = fakes.ask().json["error"]
     assert "no release in force" in error["message"]
-    assert fakes.admin("GET", "/deployments/chat")["state"] == "unreleased"
+    wait_until(lambda: fakes.admin("GET", "/deployments/chat")["state"] == "unreleased")
     fakes.deploy("tiny@2")
     wait_until(lambda: fakes.ask().status == 200)
     assert fakes.answers("tiny@2")

@@ -3,9 +3,11 @@
 import asyncio
 import dataclasses
 import os
+import random
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from tandem.kit.errors import Unavailable
 from tandem.serve.engines import LlamaCpp
 from tandem.serve.engines.fake import FakeEngine
-from tandem.serve.engines.port import Engine, EngineFactory, Feature, Health, Launch
+from tandem.serve.engines.port import Address, Engine, EngineFactory, Feature, Health, Launch
+from tests.adapters import write_tiny_adapter
 from tests.serve.launches import (
     CHAT,
     COMPLETIONS,
@@ -252,6 +255,64 @@ async def test_death_is_told_with_its_cause(engine: Engine, factory: EngineFacto
     assert await other.health() is Health.FAILING
     await other.stop()
     assert await engine.health() is Health.READY
+
+
+@pytest.fixture
+def adapted(tmp_path: Path) -> Launch:
+    """A launch of a model with two adapters and room for long prompts."""
+    launch = tiny_launch(tmp_path, context_length=1024, context_tokens=512)
+    paths = [write_tiny_adapter(tmp_path / f"{name}.gguf", launch.model_path, seed=seed) for seed, name in _ADAPTERS]
+    return dataclasses.replace(launch, adapters=tuple(paths))
+
+
+_ADAPTERS = ((1, "first"), (2, "second"))
+_CHOICES = {
+    "first": [{"id": 0, "scale": 1.0}],
+    "second": [{"id": 1, "scale": 1.0}],
+    "neither": [{"id": 0, "scale": 0.0}],
+}
+_PROMPTS = ("one two three four five six seven eight " * 4, "nine ten eleven twelve thirteen fourteen " * 5)
+
+
+async def _said(address: Address, prompt: str, lora: list[dict[str, Any]] | None = None) -> str:
+    more = {} if lora is None else {"lora": lora}
+    status, answer = await post(address, COMPLETIONS, prompt=prompt, temperature=0, max_tokens=64, **more)
+    assert status == 200
+    return str(answer["choices"][0]["text"])
+
+
+async def test_each_adapter_and_the_base_answer_as_they_would_alone(factory: EngineFactory, adapted: Launch) -> None:
+    """Whoever asked before: the slots and the caches of prompts are shared."""
+    alone: dict[tuple[str, str], str] = {}
+    for name, paths in (("first", adapted.adapters[:1]), ("second", adapted.adapters[1:]), ("neither", ())):
+        async with running(factory, dataclasses.replace(adapted, adapters=paths)) as engine:
+            assert Feature.ADAPTERS in engine.capabilities.features
+            for prompt in _PROMPTS:
+                lora = [{"id": 0, "scale": 1.0}] if paths else None
+                alone[name, prompt] = await _said(engine.address, prompt, lora)
+    assert all(len({alone[name, prompt] for name in _CHOICES}) == 3 for prompt in _PROMPTS)
+    asked = [(name, prompt) for name in _CHOICES for prompt in _PROMPTS]
+    async with running(factory, adapted) as engine:
+        for one in [*asked, *asked[::-1], *asked[::2], *asked[1::2], *sorted(asked)]:
+            assert await _said(engine.address, one[1], _CHOICES[one[0]]) == alone[one]
+        crowd = asked * 4
+        random.Random(1).shuffle(crowd)
+        said = await asyncio.gather(*(_said(engine.address, prompt, _CHOICES[name]) for name, prompt in crowd))
+        assert [alone[one] for one in crowd] == said
+
+
+@pytest.mark.parametrize("path", [CHAT, "/infill"])
+async def test_every_way_of_asking_takes_the_choice(factory: EngineFactory, adapted: Launch, path: str) -> None:
+    fields: dict[str, Any] = {"messages": MESSAGES, "max_tokens": 64}
+    if path == "/infill":
+        fields = {"input_prefix": "one two\nthree four five", "input_suffix": "six", "n_predict": 64}
+    async with running(factory, adapted) as engine:
+        said = []
+        for lora in _CHOICES.values():
+            status, answer = await post(engine.address, path, **fields, temperature=0, lora=lora)
+            assert status == 200
+            said.append(answer["content"] if path == "/infill" else answer["choices"][0]["message"]["content"])
+    assert len(set(said)) == 3
 
 
 async def _ready(engine: Engine) -> bool:

@@ -2,13 +2,14 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tandem.kit.blobs import Blobs
 from tandem.kit.db import Database
-from tandem.kit.errors import IntegrityError, InvalidRequest, NotFound
+from tandem.kit.errors import Conflict, IntegrityError, InvalidRequest, NotFound
 from tandem.registry import Registry
 from tandem.spec import Artifact, Task, Version
 
@@ -175,3 +176,22 @@ def test_versions_are_found_by_their_bytes_and_their_origin(registry: Registry) 
     assert registry.with_digest(found[0].artifact.digest) == found[::-1]
     assert [version.name for version in registry.from_origin("file:x")] == ["a", "b", "c"]
     assert registry.from_origin("file:y") == []
+
+
+def test_adapters_are_found_by_their_base_and_by_what_they_were_merged_to(registry: Registry) -> None:
+    base, merged = numbered(registry, "1", "base"), numbered(registry, "3", "merged")
+    artifact = Artifact(digest=f"sha256:{'2':0>64}", size=1, format="gguf", base=base.artifact.digest)
+    more = {"task": Task.GENERATE, "origin": "run:1", "facts": {"merged": merged.artifact.digest}}
+    adapter = registry.add("tuned", artifact=artifact, **more)
+    assert registry.resolve("tuned") == adapter
+    assert registry.on_base(base.artifact.digest) == [adapter]
+    assert registry.with_weights(merged.artifact.digest) == [merged, adapter]
+    assert registry.with_weights(adapter.artifact.digest) == [adapter]
+    assert registry.with_weights(base.artifact.digest) == [base]
+    assert [one.whole for one in (base, adapter)] == [base.artifact.digest, merged.artifact.digest]
+    other = replace(artifact, base=merged.artifact.digest)
+    with pytest.raises(Conflict, match="tuned@1 has the same bytes for another base"):
+        registry.add("tuned", artifact=other, **more)
+    registry.remove("tuned@1")
+    assert registry.with_weights(merged.artifact.digest) == [merged]
+    assert registry.on_base(base.artifact.digest) == []

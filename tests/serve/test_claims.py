@@ -1,5 +1,7 @@
 """Claims: which bytes serving needs, now and for going back."""
 
+from dataclasses import replace
+
 import pytest
 
 from tandem.kit.db import Database
@@ -50,3 +52,16 @@ def test_both_sides_of_a_rollout_as_long_as_it_goes(database: Database, deployme
     assert uses(database) == [use(1, current=True), use(2, current=True)]
     rollouts.roll_back(rollout, "a test")
     assert uses(database) == [use(1, current=True)]
+
+
+def test_an_adapter_needs_its_base_too(database: Database, deployments: Deployments) -> None:
+    base = version(9).artifact.digest
+    adapters = [replace(one, artifact=replace(one.artifact, base=base)) for one in (version(1), version(2))]
+    deployments.bind("code", version=adapters[0], options=DeployOptions(), engine="fake")
+    rollouts = Rollouts(database)
+    rollout = rollouts.start("code", version=adapters[1], plan=Plan())
+    both = [replace(use(number, current=True), base=base) for number in (1, 2)]
+    assert uses(database) == both
+    rollouts.promote(rollout, "a test")
+    assert deployments.get("code").base == base
+    assert uses(database) == [both[1], replace(both[0], current=False)]

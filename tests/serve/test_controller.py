@@ -22,6 +22,7 @@ from tandem.serve import (
     Deployment,
     Deployments,
     DeployOptions,
+    Files,
     Launcher,
     Mode,
     Plan,
@@ -78,11 +79,11 @@ class Place:
         if not binding.owner and binding.version in self.barred:
             raise self.barred[binding.version]
 
-    def weights(self, binding: Binding) -> Path:
+    def weights(self, binding: Binding) -> Files:
         self.permitted(binding)
         if binding.digest in self.broken:
             raise IntegrityError(f"The file of {binding.digest} is not whole.", remedy="Pull it again.")
-        return self.model
+        return Files(self.model)
 
     async def bind(
         self, *, number: int = 1, name: str = "chat", engine: str = "fake", owner: str = "", **options: Any

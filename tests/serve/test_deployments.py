@@ -183,3 +183,14 @@ def test_the_binding_before_is_remembered(deployments: Deployments, version: Ver
         deployments.restore("chat", 7)
     with pytest.raises(NotFound):
         deployments.restore("none", 1)
+
+
+def test_an_adapter_is_bound_with_its_base(deployments: Deployments, version: Version) -> None:
+    base = f"sha256:{'b' * 64}"
+    adapter = replace(version, artifact=replace(version.artifact, base=base))
+    bound = Binding("tiny@1", version.artifact.digest, "", base)
+    assert _bind(deployments, adapter).binding == bound
+    assert _bind(deployments, version).revision == 2, "the same bytes as a whole model are something else"
+    revision, binding = deployments.previous("chat")
+    assert (revision, binding) == (1, bound)
+    assert deployments.restore("chat", revision).binding == bound

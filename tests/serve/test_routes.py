@@ -101,6 +101,19 @@ def test_acquire_and_release_are_paired() -> None:
         upstream.release()
 
 
+def test_a_cut_ends_what_is_under_way_and_nothing_else() -> None:
+    upstream, cut = _upstream(0), []
+    with upstream.cuttable(lambda: cut.append("over")):
+        pass
+    with upstream.cuttable(lambda: cut.append("one")), upstream.cuttable(lambda: cut.append("two")):
+        assert not upstream.is_cut
+        upstream.cut()
+    assert sorted(cut) == ["one", "two"]
+    assert upstream.is_cut
+    upstream.cut()
+    assert len(cut) == 2
+
+
 def test_the_key_is_not_shown() -> None:
     assert "key" not in repr(Upstream("a", "http://127.0.0.1:1", "hidden", _CAPABILITIES)).replace("api_key", "")
     assert "hidden" not in repr(Upstream("a", "http://127.0.0.1:1", "hidden", _CAPABILITIES))

@@ -97,6 +97,30 @@ async def test_becomes_ready_and_stops(workshop: Workshop) -> None:
     assert await workshop.engines[0].health() is Health.FAILING
 
 
+async def test_a_move_sends_requests_elsewhere_and_waits_for_the_old_ones(workshop: Workshop) -> None:
+    replica = workshop.replica
+    assert replica.move() is None, "it answers nowhere yet"
+    replica.start()
+    await until(lambda: workshop.ready)
+    before, told = replica.upstream, len(workshop.states)
+    assert before is not None
+    before.acquire()
+    assert replica.move() is before
+    after = replica.upstream
+    assert after is not None
+    assert after is not before
+    assert len(workshop.states) == told + 1, "the routes hear of it"
+    draining = asyncio.create_task(replica.drain(timeout_s=30))
+    await asyncio.sleep(0.02)
+    assert not draining.done()
+    before.release()
+    await draining
+    before.acquire()
+    replica.move()
+    await replica.stop()
+    assert before.is_cut, "what it still says there is broken off, too"
+
+
 async def test_no_traffic_before_health(workshop: Workshop) -> None:
     def ill(engine: FakeEngine) -> None:
         engine.healthy = False

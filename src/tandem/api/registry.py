@@ -19,7 +19,10 @@ from tandem.spec import Task, Version
 
 
 class VersionAnswer(TypedDict):
-    """A version of a model. `facts` is what its file, its source and its run say of it."""
+    """A version of a model. `facts` is what its file, its source and its run say of it.
+
+    `base` is the digest of the model that an adapter goes with.
+    """
 
     ref: str
     name: str
@@ -28,6 +31,7 @@ class VersionAnswer(TypedDict):
     digest: str
     size: int
     format: str
+    base: str
     origin: str
     facts: Mapping[str, object]
 
@@ -140,6 +144,7 @@ def _fields(version: Version) -> VersionAnswer:
         "digest": version.artifact.digest,
         "size": version.artifact.size,
         "format": version.artifact.format,
+        "base": version.artifact.base,
         "origin": version.origin,
         "facts": dict(version.facts),
     }

@@ -81,7 +81,7 @@ def status(as_json: AsJson = False, quiet: Quiet = False) -> None:
             f"{deployment.name}{' (development)' if deployment.owner else ''}",
             deployment.version,
             rollouts.get(deployment.name, ""),
-            deployment.engine,
+            deployment.engine + (_shared(deployment) if url else ""),
             deployment.state if url else "not running",
             f"{_ready(deployment)}/{deployment.options.replicas}",
             sum(replica.restarts for replica in deployment.replicas) if url else "",
@@ -119,6 +119,11 @@ def _ready(deployment: Deployment) -> int:
     """How many of its replicas answer, without those of a rollout's candidate."""
     ours = [replica for replica in deployment.replicas if replica.revision <= deployment.revision]
     return sum(replica.state is State.READY for replica in ours)
+
+
+def _shared(deployment: Deployment) -> str:
+    """The processes that answer for others, too."""
+    return "".join(f", {one.pid} shared by {one.sharing}" for one in deployment.replicas if one.sharing > 1)
 
 
 def running_server(settings: Settings) -> str | None:

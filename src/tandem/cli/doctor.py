@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 from tandem.cli.context import AsJson, Quiet, emit, table
 from tandem.cli.deploy import running_server
 from tandem.cli.training.train import EXTRA, TORCH, check_workshop
-from tandem.flows import permit
+from tandem.flows import files_of, permit
 from tandem.kit.config import Settings, load_settings
 from tandem.kit.errors import Conflict, MissingPrerequisite, TandemError
 from tandem.server import House, listening
@@ -162,7 +162,7 @@ def _deployments(house: House) -> Finding:
     try:
         bound = house.deployments.deployments()
         for deployment in bound:
-            house.registry.file(deployment.digest)
+            files_of(deployment.binding, house.registry)
             permit(house.releases, deployment.binding)
     except TandemError as error:
         return Finding("deployments", "broken", error.message, error.remedy)

@@ -85,7 +85,7 @@ def show_command(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what is known of one version, and check its file."""
+    """Show what is known of one version, and check its file; an adapter's base, too."""
     registry = open_house().registry
     version = registry.resolve(ref)
     record = _record(version) | {"file": str(registry.path(version))}
@@ -133,6 +133,7 @@ def _record(version: Version) -> dict[str, Any]:
         "digest": version.artifact.digest,
         "size": version.artifact.size,
         "format": version.artifact.format,
+        "base": version.artifact.base,
         "origin": version.origin,
         "facts": dict(version.facts),
     }

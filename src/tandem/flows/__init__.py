@@ -1,6 +1,6 @@
 """Stories that cross rooms, one file each, read top to bottom."""
 
-from tandem.flows.deploy import WentBack, deploy_version, permit, promote, roll_back, start_rollout
+from tandem.flows.deploy import WentBack, deploy_version, files_of, permit, promote, roll_back, start_rollout
 from tandem.flows.durable import (
     STORIES,
     Flow,
@@ -48,6 +48,7 @@ __all__ = [
     "executing",
     "executor_beside",
     "executor_role",
+    "files_of",
     "go_on_with_flows",
     "has_flows",
     "is_executed",

@@ -5,14 +5,14 @@ from typing import Protocol
 
 from tandem.kit.errors import NotFound
 from tandem.registry import Registry
-from tandem.serve import Binding, Deployment, Deployments, DeployOptions, Plan, Rollout, Rollouts
+from tandem.serve import Binding, Deployment, Deployments, DeployOptions, Files, Plan, Rollout, Rollouts
 from tandem.spec import Version
 
 
 class Gate(Protocol):
     """The release gate, as far as this story asks it."""
 
-    def permit(self, version_ref: str, digest: str) -> object: ...
+    def permit(self, version_ref: str, digest: str, *, base: str = "") -> object: ...
 
 
 class Rooms(Protocol):
@@ -77,7 +77,7 @@ def promote(house: Rooms, name: str) -> Deployment:
     """
     rollout = house.rollouts.of(name)
     owner = house.deployments.get(rollout.deployment).owner
-    permit(house.releases, Binding(rollout.version, rollout.digest, owner))
+    permit(house.releases, Binding(rollout.version, rollout.digest, owner, rollout.base))
     return house.rollouts.promote(rollout, "Promoted by hand.")
 
 
@@ -106,11 +106,22 @@ def permit(gate: Gate, binding: Binding) -> None:
         Unavailable: the gate cannot be asked.
     """
     if not binding.owner:
-        gate.permit(binding.version, binding.digest)
+        gate.permit(binding.version, binding.digest, base=binding.base)
+
+
+def files_of(binding: Binding, registry: Registry) -> Files:
+    """The files of a binding, each read and found to be what its digest says.
+
+    Raises:
+        IntegrityError: one is missing or is not.
+    """
+    if binding.base:
+        return Files(registry.file(binding.base), registry.file(binding.digest))
+    return Files(registry.file(binding.digest))
 
 
 def _servable(house: Rooms, ref: str, *, owner: str) -> Version:
     version = house.registry.resolve(ref)
-    permit(house.releases, Binding(version.ref, version.artifact.digest, owner))
+    permit(house.releases, Binding(version.ref, version.artifact.digest, owner, version.artifact.base))
     house.registry.path(version)
     return version

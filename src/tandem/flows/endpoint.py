@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 
 from tandem.accounts import Keyring, Ledger, Limiter
 from tandem.evals import Endpoint
+from tandem.flows.deploy import files_of
 from tandem.gateway import Limits, Meters, Pipeline, surface_routes
 from tandem.kit import clock
 from tandem.kit.config import Settings
@@ -23,7 +24,6 @@ from tandem.kit.errors import EngineFailed, InvalidRequest
 from tandem.registry import Registry
 from tandem.serve import (
     ENGINES,
-    Binding,
     Controller,
     Deployments,
     DeployOptions,
@@ -94,18 +94,17 @@ async def private_endpoint(
                 _pipeline(db, keyring, routes, folder=Path(folder), timeout_s=house.settings.request_timeout_s)
             )
             launcher = Launcher(
-                engines, weights=_weights(house), log_folder=Path(folder) / "logs", start_timeout_s=timeout_s
+                engines,
+                # Without a release: its deployment has an owner, and nobody else sees it.
+                weights=lambda binding: files_of(binding, house.registry),
+                log_folder=Path(folder) / "logs",
+                start_timeout_s=timeout_s,
             )
             await asyncio.to_thread(_bind, Deployments(db), version, stand, issued.key.id)
             await stack.enter_async_context(_controlled(db, routes, launcher))
             url = await stack.enter_async_context(_served(_app(pipeline, house.settings)))
             tokens = await _ready(routes, stand.name, issued.key.id, timeout_s=timeout_s)
             yield Endpoint(url=url, key=issued.secret, model=stand.name, context_tokens=tokens, version=version.ref)
-
-
-def _weights(house: Rooms) -> Callable[[Binding], Path]:
-    """The file of a version without a release: its deployment has an owner, and nobody else sees it."""
-    return lambda binding: house.registry.file(binding.digest)
 
 
 def _bind(deployments: Deployments, version: Version, stand: Stand, owner: str) -> None:

@@ -10,6 +10,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from tandem.evals import Endpoint, Measured, Suite, find_suite, hardware, measure, with_version
 from tandem.flows.endpoint import CANDIDATE, Stand, private_endpoint
 from tandem.kit import clock
@@ -154,10 +156,13 @@ def _signers(house: Rooms, member: str | None) -> list[Signer]:
 
 
 def _release(version: Version, house: Rooms) -> Version | None:
-    """The version of this name that is released now, unless it is this one."""
+    """The version of this name that is released now, with the bytes that were released, unless it is this one."""
     standing = house.releases.current(version.name, besides=version.ref)
-    released = house.registry.resolve(standing.release.version) if standing is not None else None
-    return released if released is not None and released.artifact.digest != version.artifact.digest else None
+    if standing is None:
+        return None
+    artifact = standing.release.as_version().artifact
+    released = replace(house.registry.resolve(standing.release.version), artifact=artifact)
+    return released if artifact != version.artifact else None
 
 
 def _filed(found: Found, version: Version, house: Rooms, signers: Sequence[Signer], engine: str) -> Found:
@@ -180,6 +185,7 @@ def _filed(found: Found, version: Version, house: Rooms, signers: Sequence[Signe
         hardware=hardware(),
         runner=measured.runner,
         measured_at=clock.unix_milliseconds(),
+        base=version.artifact.base or msgspec.UNSET,
     )
     unsigned = Envelope(payload_type=EVIDENCE_TYPE, payload=canonical_document(evidence))
     envelope = reduce(signed, (signer.key for signer in signers), unsigned)

@@ -39,18 +39,21 @@ def claims(house: Rooms) -> Claims:
     found = Claims()
     claim_versions(found, house.registry, house.runs)
     for use in uses(house.db):
-        found.add(use.digest, f"deployment {use.deployment} with {use.version}", needed=use.current)
+        for digest in filter(None, (use.digest, use.base)):
+            found.add(digest, f"deployment {use.deployment} with {use.version}", needed=use.current)
     after: str | None = None
     while pieces := house.evidence.page(limit=_PAGE, after=after):
         for piece in pieces:
             owner = f"evidence of {piece.evidence.suite} on {piece.evidence.version}"
             found.add(piece.evidence.transcripts, f"{owner}, whose transcripts it is", needed=False)
-            found.add(piece.evidence.digest, owner, needed=False)
+            for digest in filter(None, (piece.evidence.digest, piece.evidence.base or "")):
+                found.add(digest, owner, needed=False)
         after = pieces[-1].digest
     after = None
     while standings := house.releases.page(limit=_PAGE, after=after):
         for one in standings:
-            found.add(one.release.digest, f"release of {one.release.version}", needed=False)
+            for digest in filter(None, (one.release.digest, one.release.base or "")):
+                found.add(digest, f"release of {one.release.version}", needed=False)
         after = standings[-1].digest
     return found
 
@@ -63,7 +66,8 @@ def remove_version(ref: str, *, house: Rooms) -> Version:
         Conflict: somebody refers to it; the message says who.
     """
     version = house.registry.resolve(ref)
-    if owners := [*_serving(version, house), *_releasing(version, house), *_begun(version, house)]:
+    asked = (_serving, _releasing, _begun, _based)
+    if owners := [owner for ask in asked for owner in ask(version, house)]:
         raise Conflict(
             f"{version.ref} cannot be removed: {'; '.join(owners)}.",
             remedy="End that first: `tandem undeploy`, `tandem release withdraw`. What was trained from it needs it.",
@@ -81,10 +85,18 @@ def _releasing(version: Version, house: Rooms) -> list[str]:
     return [f"its release {one.digest[:19]} is in force" for one in found if one.release.version == version.ref]
 
 
-def _begun(version: Version, house: Rooms) -> list[str]:
-    """Runs whose parent has these bytes, unless another version has them too."""
+def _based(version: Version, house: Rooms) -> list[str]:
+    """Adapters of these bytes, unless another version has them too."""
     digest = version.artifact.digest
     if len(house.registry.with_digest(digest)) > 1:
+        return []
+    return [f"{one.ref} is an adapter of it" for one in house.registry.on_base(digest)]
+
+
+def _begun(version: Version, house: Rooms) -> list[str]:
+    """Runs whose parent has these weights, unless another version has them too."""
+    digest = version.whole
+    if not digest or len(house.registry.with_weights(digest)) > 1:
         return []
     naming = [run_id for run_id in house.runs.naming(digest) if house.runs.recipe(run_id).model.parent_sha256 == digest]
     return [f"the run {run_id} began from it" for run_id in naming]

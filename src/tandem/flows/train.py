@@ -162,10 +162,11 @@ def parent_of(recipe: Recipe, registry: Registry) -> tuple[Path, str] | None:
 
     Raises:
         NotFound: it is not there.
+        InvalidRequest: it is an adapter that nobody merged.
     """
     if recipe.model.shape is not None:
         return None
-    digest = recipe.model.parent_sha256 or registry.resolve(recipe.model.parent).artifact.digest
+    digest = recipe.model.parent_sha256 or registry.whole(recipe.model.parent)
     return registry.file(digest), digest
 
 
@@ -176,13 +177,13 @@ def _refuse_if_over(run: Run) -> None:
 
 
 def _supervisor(run: Run, house: Rooms, lease: Lease, *, system: System | None, pace: Pace | None) -> Supervisor:
-    placement = house.runs.placement(run.run_id)
+    placement, recipe = house.runs.placement(run.run_id), house.runs.recipe(run.run_id)
     job = Job(
         run_id=run.run_id,
         folder=str(house.runs.folder(run.run_id).path),
         home=str(house.settings.home),
         attempt=0,
-        recipe=house.runs.recipe(run.run_id),
+        recipe=recipe,
         placement=placement,
     )
     return Supervisor(

@@ -1,4 +1,4 @@
-"""Conversion of LoRA adapters of Llama models from a PEFT folder to the GGUF that llama.cpp adds to a model."""
+"""LoRA adapters: from a PEFT folder to the GGUF that llama.cpp adds to a model, and whether such a file fits one."""
 
 import math
 import re
@@ -10,6 +10,7 @@ import numpy as np
 from gguf import MODEL_ARCH, GGUFType, Keys, get_tensor_name_map
 from numpy.typing import NDArray
 
+from tandem.formats.gguf_file import GGUFHeader
 from tandem.formats.gguf_writing import add_weights, gguf_writing
 from tandem.formats.hf_folder import Count, HFFolder
 from tandem.formats.llama import LlamaConfig, checked_config, in_rope_order, tensor_shapes
@@ -20,6 +21,14 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = (CONFIG, WEIGHTS)
 """The files of a PEFT folder that a conversion reads."""
+
+# What decides how a text is read, put to the model and ended. Two files that say the same here differ in weights alone.
+_MANNERS = (
+    *("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens"),
+    *("tokenizer.ggml.merges", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"),
+    *("tokenizer.chat_template", "llama.context_length"),
+)
+_HALF = re.compile(r"(?P<weight>.+\.weight)\.lora_(?P<half>[ab])")
 
 _KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<half>[AB])\.weight")
 
@@ -72,6 +81,48 @@ def write_lora_gguf(adapter: Path, base: Path, dest: Path, *, name: str, kind: s
             add_weights(writer, f"{new_name}.lora_a", first, kind=kind)
             add_weights(writer, f"{new_name}.lora_b", in_rope_order(second, key, config), kind=kind)
     return dest
+
+
+def check_adapter(adapter: GGUFHeader, base: GGUFHeader) -> None:
+    """Refuse an adapter that does not go with this model, before an engine is given both.
+
+    Raises:
+        IntegrityError: it is no plain LoRA adapter, is of another architecture, or has halves [rank, inputs] and
+            [outputs, rank] for which the model has no weights.
+    """
+    said = (adapter.text("general.type"), adapter.text("adapter.type"), adapter.text("general.architecture"))
+    if said != ("adapter", "lora", base.text("general.architecture")):
+        raise _unfit(adapter, base, f"it says that it is {' '.join(str(word)[:80] for word in said)}")
+    # An activated LoRA, which has keys of its own, makes llama.cpp keep what other adapters computed.
+    more = {key for key in adapter.metadata if key.startswith("adapter.")} - {"adapter.type", Keys.Adapter.LORA_ALPHA}
+    alpha = adapter.metadata.get(Keys.Adapter.LORA_ALPHA)
+    if more or not isinstance(alpha, float) or not 0 < alpha < math.inf:
+        raise _unfit(adapter, base, f"{min(more)} is unknown" if more else f"its alpha is {alpha!r}"[:80])
+    weights = {tensor.name: tensor.shape for tensor in base.tensors}
+    halves: dict[str, dict[str, tuple[int, ...]]] = {}
+    for tensor in adapter.tensors:
+        match = _HALF.fullmatch(tensor.name)
+        if match is None or match["weight"] not in weights:
+            raise _unfit(adapter, base, f"its tensor {tensor.name!r} is half of nothing in it")
+        halves.setdefault(match["weight"], {})[match["half"]] = tensor.shape
+    for name, pair in halves.items():
+        first, second = pair.get("a", ()), pair.get("b", ())
+        if len(first) != 2 or len(second) != 2 or first[0] != second[1] or (second[0], first[1]) != weights[name]:
+            raise _unfit(adapter, base, f"it has {first} and {second} for {name!r} of the shape {weights[name]}")
+    if not halves:
+        raise _unfit(adapter, base, "it has no tensors")
+
+
+def same_manners(one: GGUFHeader, other: GGUFHeader) -> bool:
+    """Whether two models read, are asked and end alike, so that one's adapter on the other gives what one was."""
+    return all(one.metadata.get(key) == other.metadata.get(key) for key in _MANNERS)
+
+
+def _unfit(adapter: GGUFHeader, base: GGUFHeader, cause: str) -> IntegrityError:
+    return IntegrityError(
+        f"{adapter.path} is no LoRA adapter for {base.path}: {cause}.",
+        remedy="Use the base model that the adapter was trained on, or train it again.",
+    )
 
 
 def _checked_settings(folder: HFFolder) -> _Adapter:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from tandem.registry.charter import Charter, Clause, ModelClass, clause_text
-from tandem.spec.artifact import Version
+from tandem.spec.artifact import Artifact, Version
 from tandem.spec.evidence import Evidence, Metric
 
 # NOTE: verdicts are part of signed releases and live for ever. Fields are only added, at the end, with a default.
@@ -65,13 +65,13 @@ def judge(
 ) -> Verdict:
     """The verdict on a version, from evidence whose signatures were checked, by digest.
 
-    Evidence on other bytes than the version's counts for nothing; of several on one suite the newest holds. A clause
-    that compares with the current release is met where there is none yet, and not where the release was measured by
-    another edition of the suite.
+    Evidence on other bytes than the version's, or on its adapter with another base, counts for nothing; of several on
+    one suite the newest holds. A clause that compares with the current release is met where there is none yet, and not
+    where the release was measured by another edition of the suite.
     """
     one = charter.class_of(version)
-    held = newest(evidence, version.artifact.digest)
-    other = newest(current_evidence or {}, current.artifact.digest) if current is not None else None
+    held = newest(evidence, version.artifact)
+    other = newest(current_evidence or {}, current.artifact) if current is not None else None
     findings = tuple(_findings(one, held, other))
     if one is None:
         findings = (_no_class(version),)
@@ -98,11 +98,11 @@ Held = Mapping[str, tuple[str, Evidence]]
 """By suite: the digest of the newest evidence, and the evidence."""
 
 
-def newest(evidence: Mapping[str, Evidence], digest: str) -> Held:
-    """The evidence on the bytes `digest` that counts, of each suite the newest."""
+def newest(evidence: Mapping[str, Evidence], artifact: Artifact) -> Held:
+    """The evidence on these bytes, with their base, that counts, of each suite the newest."""
     found: dict[str, tuple[str, Evidence]] = {}
     for own, one in sorted(evidence.items(), key=lambda item: (item[1].measured_at, item[0])):
-        if one.digest == digest:
+        if (one.digest, one.base or "") == (artifact.digest, artifact.base):
             found[one.suite] = (own, one)
     return found
 

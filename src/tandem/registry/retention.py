@@ -270,6 +270,10 @@ def claim_versions(claims: Claims, registry: Registry, runs: Runs) -> None:
     while page := registry.versions(limit=_PAGE, after=after):
         for version in page:
             claims.add(version.artifact.digest, f"version {version.ref}")
+            if version.artifact.base:
+                claims.add(version.artifact.base, f"version {version.ref}, whose base it is")
+                if version.whole:
+                    claims.add(version.whole, f"version {version.ref}, which is merged in it", needed=False)
             if parent := str(version.facts.get("parent") or ""):
                 claims.add(parent, f"version {version.ref}, whose parent it is", needed=False)
         after = page[-1].ref

@@ -20,6 +20,8 @@ versions = sa.Table(
     # The same bytes under the same name are the same version, however often and by whomever they are pulled.
     sa.UniqueConstraint("name", "digest"),
     sa.Column("removed_at", sa.DateTime(timezone=True)),  # its number is never given to others
+    # The digest of the model that an adapter goes with; empty where the bytes are a whole model.
+    sa.Column("base", sa.String(71), nullable=False, server_default=""),
 )
 
 # Rows of these three can be made again from the folders of runs and datasets; those are the truth.

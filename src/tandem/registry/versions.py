@@ -41,11 +41,14 @@ class Registry:
 
         Raises:
             InvalidRequest: the name has other characters than letters, digits, dot, dash and underscore.
-            Conflict: others added versions of this name again and again at the same moment.
+            Conflict: others added versions of this name again and again at the same moment; or the bytes are known as
+                an adapter of another base.
         """
         check_name(name)
         for _ in range(_ATTEMPTS):
             if (known := self.find(name, artifact.digest) or self._revived(name, artifact.digest)) is not None:
+                if known.artifact.base != artifact.base:
+                    raise Conflict(f"{known.ref} has the same bytes for another base.", remedy="Choose another name.")
                 return known
             version = Version(
                 name=name,
@@ -121,6 +124,18 @@ class Registry:
             remedy="`tandem models list` shows what is here, `tandem models pull` fetches more.",
         )
 
+    def whole(self, ref: str) -> str:
+        """The digest of the whole model that a reference means now, for who wants to train from it.
+
+        Raises:
+            NotFound: there is no such version.
+            InvalidRequest: it is an adapter that nobody merged.
+        """
+        version = self.resolve(ref)
+        if not version.whole:
+            raise InvalidRequest(f"{version.ref} is an adapter alone.", remedy="Begin from a whole model.")
+        return version.whole
+
     def find(self, name: str, digest: str) -> Version | None:
         """The version of `name` that has these bytes."""
         found = self._select(_present().where(versions.c.name == name, versions.c.digest == digest))
@@ -137,13 +152,26 @@ class Registry:
         query = _present().where(versions.c.digest == digest)
         return self._select(query.order_by(versions.c.name, versions.c.number))
 
+    def on_base(self, digest: str) -> list[Version]:
+        """All versions that are adapters of the model with these bytes, by name."""
+        query = _present().where(versions.c.base == digest)
+        return self._select(query.order_by(versions.c.name, versions.c.number))
+
+    def with_weights(self, digest: str) -> list[Version]:
+        """All versions whose weights these bytes hold, by name: they are their own, or an adapter was merged there."""
+        merged = sa.and_(versions.c.base != "", versions.c.facts["merged"].as_string() == digest)
+        query = _present().where(sa.or_(versions.c.digest == digest, merged))
+        return self._select(query.order_by(versions.c.name, versions.c.number))
+
     def from_origin(self, origin: str) -> list[Version]:
         """All versions from this origin, by name."""
         query = _present().where(versions.c.origin == origin)
         return self._select(query.order_by(versions.c.name, versions.c.number))
 
     def path(self, version: Version) -> Path:
-        """The local file of a version's bytes; as `file`."""
+        """The local file of a version's bytes; as `file`. An adapter's base is checked, too."""
+        if version.artifact.base:
+            self.file(version.artifact.base)
         return self.file(version.artifact.digest)
 
     def file(self, digest: str) -> Path:
@@ -236,6 +264,7 @@ def _row(version: Version) -> dict[str, object]:
         "origin": version.origin,
         "facts": dict(version.facts),
         "created_at": now(),
+        "base": version.artifact.base,
     }
 
 
@@ -244,7 +273,7 @@ def _version(row: Mapping[Any, Any]) -> Version:
         name=row["name"],
         number=row["number"],
         task=Task(row["task"]),
-        artifact=Artifact(digest=row["digest"], size=row["size"], format=row["format"]),
+        artifact=Artifact(digest=row["digest"], size=row["size"], format=row["format"], base=row["base"]),
         origin=row["origin"],
         facts=row["facts"],
     )

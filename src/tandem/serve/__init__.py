@@ -5,6 +5,7 @@ from tandem.serve.controller import Controller
 from tandem.serve.deployments import Binding, Deployment, Deployments, DeployOptions, Observation, check_wanted
 from tandem.serve.engines import ENGINES, Capabilities, Engine, EngineFactory, Feature, Launch
 from tandem.serve.fleet import Launcher
+from tandem.serve.hosts import Files
 from tandem.serve.rollouts.facts import RolloutFacts, SideFacts, rollout_facts
 from tandem.serve.rollouts.plan import Mode, Plan, Rollout, RolloutState, check_plan
 from tandem.serve.rollouts.statistics import cosine, likeness
@@ -25,6 +26,7 @@ __all__ = [
     "Engine",
     "EngineFactory",
     "Feature",
+    "Files",
     "Launch",
     "Launcher",
     "Mode",

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -295,6 +296,7 @@ class Controller:
             self._seen = observations
 
     def _observations(self) -> Iterator[Observation]:
+        engines = Counter(one.upstream.url for fleet in self._fleets() for one in fleet.replicas if one.upstream)
         for fleet in self._fleets():
             for replica in fleet.replicas:
                 yield Observation(
@@ -306,6 +308,7 @@ class Controller:
                     address=replica.upstream.url if replica.upstream is not None else "",
                     restarts=replica.restarts,
                     last_error=replica.last_error,
+                    sharing=engines[replica.upstream.url] if replica.upstream is not None else 1,
                 )
         for name, (deployment, cause) in self._barred.items():
             yield Observation(

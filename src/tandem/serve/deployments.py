@@ -26,7 +26,7 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
 }
 
 # What a binding is made of, in `deployments` and in `bindings` alike.
-_BOUND = ("version", "digest", "size", "task", "engine", "options", "facts")
+_BOUND = ("version", "digest", "size", "task", "engine", "options", "facts", "base")
 
 # The best state of a deployment's replicas is the deployment's own.
 _BEST_FIRST = (State.READY, State.STARTING, State.RESTARTING, State.FAILED, State.UNRELEASED, State.STOPPED)
@@ -50,12 +50,14 @@ class DeployOptions:
 class Binding:
     """What is about to be served: a version, the digest of its bytes, and the one key that may see it.
 
-    `owner` is the id of that key; it is empty where all clients see it, which takes a release.
+    `owner` is the id of that key; it is empty where all clients see it, which takes a release. Where the bytes are an
+    adapter, `base` is the digest of the model that it goes with.
     """
 
     version: str  # name@number
     digest: str
     owner: str = ""
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,8 @@ class Observation:
     address: str = ""
     restarts: int = 0
     last_error: str = ""
+    sharing: int = 1
+    """Replicas, itself included, that its engine answers for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +83,7 @@ class Deployment:
     name: str
     version: str  # name@number
     digest: str
-    size: int  # bytes of the model file
+    size: int  # bytes of the model file, or of the adapter
     task: Task
     engine: str
     options: DeployOptions
@@ -89,12 +93,13 @@ class Deployment:
     created_at: int  # Unix seconds
     updated_at: int
     owner: str = ""  # the id of the one key that sees a development deployment
+    base: str = ""  # the digest of the model that the bytes, an adapter, go with
     replicas: tuple[Observation, ...] = ()
 
     @property
     def binding(self) -> Binding:
         """What the gate is asked about."""
-        return Binding(self.version, self.digest, self.owner)
+        return Binding(self.version, self.digest, self.owner, self.base)
 
     @property
     def state(self) -> State:
@@ -136,6 +141,7 @@ class Deployments:
             "engine": engine,
             "options": asdict(options),
             "facts": dict(version.facts),
+            "base": version.artifact.base,
         }
 
         def work(connection: sa.Connection) -> Deployment:
@@ -166,8 +172,8 @@ class Deployments:
         def work(connection: sa.Connection) -> tuple[int, Binding]:
             now = read_one(connection, name)
             past = tables.bindings.c
-            other = sa.or_(past.version != now.version, past.digest != now.digest)
-            query = sa.select(past.revision, past.version, past.digest).where(
+            other = sa.or_(past.version != now.version, past.digest != now.digest, past.base != now.base)
+            query = sa.select(past.revision, past.version, past.digest, past.base).where(
                 past.deployment == name, past.revision < now.revision, other
             )
             row = connection.execute(query.order_by(past.revision.desc()).limit(1)).one_or_none()
@@ -176,7 +182,7 @@ class Deployments:
                     f"The deployment {name!r} never had another version than {now.version}.",
                     remedy="`tandem deploy` binds one.",
                 )
-            return row.revision, Binding(row.version, row.digest, now.owner)
+            return row.revision, Binding(row.version, row.digest, now.owner, row.base)
 
         return self._db.run_sync(work)
 

@@ -1,30 +1,28 @@
 """Fleets: the replicas of one binding, and the launcher, which asks the release gate before an engine gets its file."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tandem.kit.errors import ConfigError
-from tandem.serve.deployments import Binding, Deployment
+from tandem.serve.deployments import Deployment
+from tandem.serve.engines.features import FACTS
 from tandem.serve.engines.port import Engine, EngineFactory, Launch
+from tandem.serve.hosts import Berth, Host, Weights
 from tandem.serve.rollouts.window import Window
 from tandem.serve.routes import Upstream
 from tandem.serve.state import State
 from tandem.serve.supervisor import Replica
 
-# NOTE: this is the one way from a version to an engine. An engine that shares a running base with adapters (LoRA) would
-# be a feature in `Capabilities` and another verb of the launcher, which asks the same gate for the adapter's digest.
-Weights = Callable[[Binding], Path]
-"""Finds the checked model file of a binding. Raises Forbidden where the gate does not let the version out."""
-
 
 class Fleet:
     """The replicas that run one binding of a deployment."""
 
-    def __init__(self, deployment: Deployment, replicas: tuple[Replica, ...]) -> None:
+    def __init__(self, deployment: Deployment, replicas: tuple[Replica, ...], berths: Sequence[Berth] = ()) -> None:
         self.deployment = deployment
         """The newest revision that wants just this."""
         self.replicas = replicas
+        self._berths = berths
 
     def serves(self, deployment: Deployment) -> bool:
         """Whether it is what this deployment wants, in whichever revision."""
@@ -67,14 +65,19 @@ class Fleet:
         return ready
 
     async def stop(self) -> None:
-        """End all of them."""
+        """End all of them, and their engines where these answer for nobody else."""
+        for berth in self._berths:
+            berth.leave()
         await asyncio.gather(*(replica.stop() for replica in self.replicas))
+        await asyncio.gather(*(berth.host.close() for berth in self._berths))
 
 
 class Launcher:
     """Starts the engines of bindings; nothing else loads weights.
 
-    `weights` is called in a thread, each time that an engine starts.
+    `weights` is called in a thread, each time that a replica starts. Adapters share an engine, with each other and with
+    one deployment of their base, where options and all else that it is told are the same; those of a development
+    deployment only with others of its key, so that nothing unreleased is loaded where clients are answered.
     """
 
     def __init__(
@@ -89,50 +92,58 @@ class Launcher:
         self._weights = weights
         self._log_folder = log_folder
         self._start_timeout_s = start_timeout_s
+        self._hosts: dict[tuple[object, ...], Host] = {}
 
     def launch(self, deployment: Deployment, *, label: str, changed: Callable[[], None]) -> Fleet:
         """The replicas that a deployment wants, starting; their ids are its name, the label and a number."""
-        replicas = tuple(
-            self._replica(deployment, f"{deployment.name}.{label}.{index}", changed)
+        berths = [
+            self._host(deployment, index).berth(f"{deployment.name}.{label}.{index}", deployment)
             for index in range(deployment.options.replicas)
-        )
+        ]
+        replicas = tuple(self._replica(berth, changed) for berth in berths)
         for replica in replicas:
             replica.start()
-        return Fleet(deployment, replicas)
+        return Fleet(deployment, replicas, berths)
 
-    def _replica(self, deployment: Deployment, replica_id: str, changed: Callable[[], None]) -> Replica:
-        async def make() -> Engine:
-            return await self._engine(deployment, self._log_folder / f"{replica_id}.log")
-
-        return Replica(
-            replica_id,
-            make=make,
+    def _replica(self, berth: Berth, changed: Callable[[], None]) -> Replica:
+        replica = Replica(
+            berth.replica,
+            make=berth.seat,
             changed=changed,
             start_timeout_s=self._start_timeout_s,
-            version=deployment.version,
+            version=berth.deployment.version,
         )
+        berth.move = replica.move
+        return replica
 
-    async def _engine(self, deployment: Deployment, log_path: Path) -> Engine:
-        factory = self._engines.get(deployment.engine)
-        if factory is None:
-            raise ConfigError(
-                f"The deployment {deployment.name!r} wants the engine {deployment.engine!r}, which is unknown.",
-                remedy=f"Known engines are: {', '.join(sorted(self._engines))}.",
-            )
-        options = deployment.options
-        return factory(
-            Launch(
-                model_path=await asyncio.to_thread(self._weights, deployment.binding),
-                task=deployment.task,
-                alias=deployment.name,
-                log_path=log_path,
-                facts=deployment.facts,
-                context_tokens=options.context_tokens,
-                parallel=options.parallel,
-                threads=options.threads,
+    def _host(self, deployment: Deployment, index: int) -> Host:
+        """The host of a deployment's replica of this number; one that all have left is of no use any more."""
+        self._hosts = {key: host for key, host in self._hosts.items() if host.berths}
+        facts = repr([deployment.facts.get(fact) for fact in FACTS])
+        told = (deployment.engine, deployment.task, deployment.options, facts)
+        key: tuple[object, ...] = (deployment.base or deployment.digest, *told, deployment.owner, index)
+        if not deployment.base and key in self._hosts and self._hosts[key].is_base_of_another(deployment):
+            key = (*key, deployment.name)
+        if key not in self._hosts:
+            self._hosts[key] = Host(
+                self._factory(deployment.engine),
+                weights=self._weights,
+                log_folder=self._log_folder,
                 start_timeout_s=self._start_timeout_s,
             )
-        )
+        return self._hosts[key]
+
+    def _factory(self, engine: str) -> EngineFactory:
+        if (factory := self._engines.get(engine)) is not None:
+            return factory
+
+        def refuse(launch: Launch) -> Engine:
+            raise ConfigError(
+                f"The deployment {launch.alias!r} wants the engine {engine!r}, which is unknown.",
+                remedy=f"Known engines are: {', '.join(sorted(self._engines))}.",
+            )
+
+        return refuse
 
 
 def _content(deployment: Deployment) -> tuple[object, ...]:

@@ -1,6 +1,7 @@
 """The routing table in memory: deployment to ready replica, by rollout, then prefix affinity, then least load."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -18,7 +19,8 @@ _64_BITS = 2**64 - 1
 class Upstream:
     """One ready replica; `inflight` counts the requests on it, which callers acquire and release in pairs.
 
-    `window` is there while a rollout counts what its side answers.
+    `window` is there while a rollout counts what its side answers. Each request says `choice` besides what it asks:
+    where several versions share an engine, it names the one that answers.
     """
 
     id: str
@@ -27,8 +29,11 @@ class Upstream:
     capabilities: Capabilities
     inflight: int = 0
     version: str = ""  # starter@1
+    choice: Mapping[str, object] = field(default_factory=dict)  # JSON values by name
     window: Window | None = field(default=None, repr=False)
+    is_cut: bool = False
     seed: int = field(init=False, repr=False)
+    _cutters: set[Callable[[], None]] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.seed = int(sha256_hex(self.id)[:16], 16)
@@ -41,6 +46,21 @@ class Upstream:
         """Count one request less: it was answered, failed or was given up."""
         assert self.inflight > 0, "release without acquire"
         self.inflight -= 1
+
+    @contextmanager
+    def cuttable(self, cut: Callable[[], None]) -> Iterator[None]:
+        """Have `cut` called if the replica is gone before the block ends; an engine that others share does not end."""
+        self._cutters.add(cut)
+        try:
+            yield
+        finally:
+            self._cutters.discard(cut)
+
+    def cut(self) -> None:
+        """Break off all that it answers; nothing new may begin."""
+        self.is_cut = True
+        for cut in [*self._cutters]:
+            cut()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

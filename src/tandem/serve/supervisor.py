@@ -68,6 +68,7 @@ class Replica:
         self._changed = changed
         self._start_timeout_s = start_timeout_s
         self._failures = 0
+        self._left: list[Upstream] = []  # where it answered before it moved; some requests may still be there
         self._engine: Engine | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -77,6 +78,8 @@ class Replica:
 
     async def stop(self) -> None:
         """End its engine, whatever it is doing; returns when nothing of it runs."""
+        for upstream in self._upstreams:
+            upstream.cut()  # of an engine that others share nothing else would
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -87,11 +90,24 @@ class Replica:
     async def drain(self, *, timeout_s: float) -> None:
         """Wait until it answers no request any more, or until the time is up; new ones must not come by then."""
         deadline = clock.monotonic_seconds() + timeout_s
-        upstream = self.upstream
-        while upstream is not None and upstream.inflight:
+        while any(upstream.inflight for upstream in self._upstreams):
             if clock.monotonic_seconds() > deadline:
                 return
             await asyncio.sleep(_POLL_STARTING_S)
+
+    def move(self) -> Upstream | None:
+        """Send requests where its engine answers now; returns where they went before, if they did."""
+        before, engine = self.upstream, self._engine
+        if before is None or engine is None:
+            return None
+        self._left = [*(one for one in self._left if one.inflight), before]
+        self._answer_from(engine)
+        self._changed()
+        return before
+
+    @property
+    def _upstreams(self) -> list[Upstream]:
+        return self._left if self.upstream is None else [*self._left, self.upstream]
 
     async def _run(self) -> None:
         while True:
@@ -106,11 +122,8 @@ class Replica:
         """One life of an engine, from making it to its end; returns what it died of."""
         engine = self._engine = await self._make()
         ended = await engine.start()
-        await self._until_ready(engine, ended)
-        address = engine.address
-        self.pid = address.pid
-        self.capabilities = engine.capabilities
-        self.upstream = Upstream(self.id, address.url, address.api_key, engine.capabilities, version=self.version)
+        await until_ready(engine, ended, timeout_s=self._start_timeout_s)
+        self._answer_from(engine)
         self.last_error = ""
         self._become(State.READY)
         born_s = clock.monotonic_seconds()
@@ -119,14 +132,18 @@ class Replica:
             self._failures = 0
         return cause
 
-    async def _until_ready(self, engine: Engine, ended: asyncio.Future[str]) -> None:
-        deadline = clock.monotonic_seconds() + self._start_timeout_s
-        while await engine.health() is not Health.READY:
-            if ended.done():
-                raise EngineFailed(ended.result())
-            if clock.monotonic_seconds() > deadline:
-                raise EngineFailed(f"The engine was not ready within {self._start_timeout_s:g} s of listening.")
-            await asyncio.sleep(_POLL_STARTING_S)
+    def _answer_from(self, engine: Engine) -> None:
+        address = engine.address
+        self.pid = address.pid
+        self.capabilities = engine.capabilities
+        self.upstream = Upstream(
+            self.id,
+            address.url,
+            address.api_key,
+            engine.capabilities,
+            version=self.version,
+            choice=address.choice,
+        )
 
     async def _bury(self, cause: str, *, hopeless: bool) -> None:
         """Take it out of service at once, clear away what is left of it, and pause."""
@@ -151,6 +168,21 @@ class Replica:
             self.upstream = None
         self.state = state
         self._changed()
+
+
+async def until_ready(engine: Engine, ended: asyncio.Future[str], *, timeout_s: float) -> None:
+    """Wait until an engine that listens is ready to answer.
+
+    Raises:
+        EngineFailed: it ended before, or took longer than that.
+    """
+    deadline = clock.monotonic_seconds() + timeout_s
+    while await engine.health() is not Health.READY:
+        if ended.done():
+            raise EngineFailed(ended.result())
+        if clock.monotonic_seconds() > deadline:
+            raise EngineFailed(f"The engine was not ready within {timeout_s:g} s of listening.")
+        await asyncio.sleep(_POLL_STARTING_S)
 
 
 async def _watch(engine: Engine, ended: asyncio.Future[str]) -> str:

@@ -22,6 +22,8 @@ deployments = sa.Table(
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     # The id of the one key that sees a development deployment; empty where all clients do.
     sa.Column("owner", sa.String(64), nullable=False, server_default=""),
+    # The digest of the model that the bytes, an adapter, go with; empty where they are a whole model.
+    sa.Column("base", sa.String(71), nullable=False, server_default=""),
 )
 
 # Each binding that a deployment ever had, the current one included; a way back.
@@ -38,6 +40,7 @@ bindings = sa.Table(
     sa.Column("options", sa.JSON, nullable=False),
     sa.Column("facts", sa.JSON, nullable=False),
     sa.Column("bound_at", sa.BigInteger, nullable=False),  # Unix seconds
+    sa.Column("base", sa.String(71), nullable=False, server_default=""),
 )
 
 rollouts = sa.Table(
@@ -64,6 +67,7 @@ rollouts = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),  # Unix seconds
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Column("ended_at", sa.BigInteger),
+    sa.Column("base", sa.String(71), nullable=False, server_default=""),
 )
 
 # Written by the one controller alone, which replaces all rows; so no key ties them to deployments that may have
@@ -80,4 +84,5 @@ replicas = sa.Table(
     sa.Column("restarts", sa.Integer, nullable=False),
     sa.Column("last_error", sa.Text, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),  # Unix seconds
+    sa.Column("sharing", sa.Integer, nullable=False, server_default="1"),  # replicas of its engine, itself included
 )

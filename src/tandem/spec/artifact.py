@@ -14,11 +14,15 @@ class Task(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """Immutable bytes: `digest` is `sha256:` and 64 hexadecimal digits, `size` is in bytes."""
+    """Immutable bytes: `digest` is `sha256:` and 64 hexadecimal digits, `size` is in bytes.
+
+    A LoRA adapter has a `base`: the digest of the model file that it goes with. A whole model has none.
+    """
 
     digest: str
     size: int
     format: str  # "gguf"
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,7 @@ class Version:
     `facts` what its file says of itself: architecture, context_length, parameters, quantization, chat_template
     (bool), fim (bool), fim_suffix_first (bool), embedding_length, license. Of what was pulled, `source` says which
     bytes it was made from: `revision` at the source, digests of its `files` by name, and of the `archive` around them.
+    Of an adapter, `merged` is the digest of the model that it was merged into.
     """
 
     name: str
@@ -42,3 +47,11 @@ class Version:
     def ref(self) -> str:
         """`name@number`."""
         return f"{self.name}@{self.number}"
+
+    @property
+    def whole(self) -> str:
+        """The digest of the whole model, from which others can be trained; of an adapter, the one it was merged into.
+
+        Empty where nobody merged it.
+        """
+        return str(self.facts.get("merged") or "") if self.artifact.base else self.artifact.digest

@@ -52,6 +52,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The program that measured, with its version."""
     measured_at: int = 0
     """Unix milliseconds."""
+    base: Digest | msgspec.UnsetType = msgspec.UNSET
+    """Of the model that the measured bytes, an adapter, went with; not there where they are a whole model."""
 
     def metric(self, name: str) -> Metric | None:
         """The metric of this name, if the suite has it."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import UNSET
 
 from tandem.kit.blobs import Blobs
 from tandem.kit.db import Database
@@ -52,10 +53,13 @@ class Room:
         """The same home and database, as another process sees them."""
         return opened_room(self.home, self.db, **changes)
 
-    def version(self, name: str = "coder", data: str = "a", origin: str = "run:1") -> Version:
-        """A version with its own bytes."""
-        artifact = Artifact(digest=f"sha256:{sha256_hex(data)}", size=10, format="gguf")
-        return self.registry.add(name, task=Task.GENERATE, artifact=artifact, origin=origin, facts={})
+    def version(
+        self, name: str = "coder", data: str = "a", origin: str = "run:1", *, base: str = "", **facts: object
+    ) -> Version:
+        """A version with its own bytes, or an adapter of the bytes `base`."""
+        digest = f"sha256:{sha256_hex(base)}" if base else ""
+        artifact = Artifact(digest=f"sha256:{sha256_hex(data)}", size=10, format="gguf", base=digest)
+        return self.registry.add(name, task=Task.GENERATE, artifact=artifact, origin=origin, facts=facts)
 
     def prove(self, version: Version, *, key: Ed25519PrivateKey = LAB, **changes: Any) -> list[str]:
         """Evidence that is good enough for a coder, each suite's; returns the digests."""
@@ -84,6 +88,7 @@ def proof(version: Version, suite: str, *, edition: str = EDITION, at: int = 1, 
     return Evidence(
         version=version.ref,
         digest=version.artifact.digest,
+        base=version.artifact.base or UNSET,
         suite=suite,
         suite_digest=edition,
         metrics=tuple(

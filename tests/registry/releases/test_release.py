@@ -33,7 +33,7 @@ def permitted(room: Room, version: Version) -> bool:
     answers = set()
     for one in (room, room.reopened()):
         try:
-            one.releases.permit(version.ref, version.artifact.digest)
+            one.releases.permit(version.ref, version.artifact.digest, base=version.artifact.base)
             answers.add("")
         except Forbidden as error:
             answers.add(error.remedy)
@@ -448,6 +448,91 @@ def test_a_version_whose_row_was_changed(room: Room) -> None:
     )
     assert room.registry.resolve("coder").artifact.digest == bad.artifact.digest
     assert not permitted(room, room.registry.resolve("coder"))
+
+
+OTHER_BASE = f"sha256:{6:064}"
+
+
+def test_a_release_binds_an_adapter_to_its_base(room: Room) -> None:
+    version = room.version(data="adapter", base="base")
+    document = room.released(version).release
+    assert (document.base, document.as_version()) == (version.artifact.base, version)
+    assert permitted(room, version)
+    permit = room.releases.permit(version.ref, version.artifact.digest, base=version.artifact.base)
+    assert permit.base == version.artifact.base
+    for digest, base in (
+        (version.artifact.digest, ""),
+        (version.artifact.digest, OTHER_BASE),
+        (version.artifact.base, ""),
+        (version.artifact.base, version.artifact.digest),
+        (OTHER_BASE, version.artifact.base),
+    ):
+        with pytest.raises(Forbidden, match="no release holds for its bytes"):
+            room.releases.permit(version.ref, digest, base=base)
+
+
+def test_a_whole_model_is_no_adapter(room: Room) -> None:
+    version = room.version()
+    room.released(version)
+    with pytest.raises(Forbidden, match=f"with the base {OTHER_BASE}"):
+        room.releases.permit(version.ref, version.artifact.digest, base=OTHER_BASE)
+
+
+def test_an_adapter_whose_row_was_changed(room: Room) -> None:
+    version = room.version(data="adapter", base="base")
+    room.released(version)
+    for base in (OTHER_BASE, ""):
+        rewrite(room, versions, base=base)
+        assert room.registry.resolve("coder").artifact.base == base
+        assert not permitted(room, room.registry.resolve("coder"))
+        with pytest.raises(Conflict, match="there is no evidence of"):
+            room.releases.request("coder@1", by="test")
+
+
+def test_evidence_on_another_base_is_no_evidence(room: Room) -> None:
+    version = room.version(data="adapter", base="base")
+    for suite, metrics in (("quality-code", {"edit_similarity_gain": 0.2}), ("regression", {"failures": 0.0})):
+        for base in (OTHER_BASE, ""):
+            document = change(proof(version, suite, **metrics), base=base or msgspec.UNSET)
+            room.evidence.add(signed(sealed(document), LAB))
+    with pytest.raises(Conflict, match="there is no evidence of quality-code"):
+        room.releases.request(version.ref, by="test")
+
+
+def test_a_release_with_another_base_is_not_signed(room: Room) -> None:
+    """Somebody who can write the database asks for a signature under good evidence and another base."""
+    version = room.version(data="adapter", base="base")
+    waiting = room.requested(version)
+    for base in (OTHER_BASE, ""):
+        standing = stored(room, change(waiting.release, base=base or msgspec.UNSET))
+        with pytest.raises(Conflict, match="does not bear out the verdict"):
+            room.releases.sign(standing.digest, [LAB])
+    room.releases.sign(waiting.digest, [LAB, PLATFORM])
+    assert permitted(room, version)
+
+
+def test_what_an_older_program_signed_holds(room: Room) -> None:
+    """It knew of no base, and what is said of a whole model today is what it said."""
+    version = room.version()
+    waiting = room.requested(version)
+    known = {"version", "digest", "size", "origin", "task", "charter", "verdict", "evidence", "mode"}
+    known |= {"requested_by", "requested_at", "previous"}
+    assert msgspec.json.decode(waiting.envelope.payload).keys() == known
+    proofs = [room.evidence.get(digest) for digest in waiting.release.evidence]
+    assert not [one for one in proofs if "base" in msgspec.json.decode(one.envelope.payload)]
+    assert room.releases.sign(waiting.digest, [LAB, PLATFORM]).state is ReleaseState.IN_FORCE
+    adapter = room.released(room.version(data="adapter", base="base"))
+    assert msgspec.json.decode(adapter.envelope.payload).keys() == known | {"base"}
+
+
+def test_a_merged_adapter_under_another_class_is_no_way_around(room: Room) -> None:
+    merged = room.version("import", data="merged", origin="file:merged.gguf")
+    assert room.releases.review(merged.ref).met
+    adapter = room.version(data="adapter", base="base", merged=merged.artifact.digest)
+    with pytest.raises(Conflict, match=r"whose bytes are those of coder@1, does not meet the charter"):
+        room.releases.request(merged.ref, by="test")
+    room.prove(adapter)
+    assert room.releases.request(merged.ref, by="test").release.digest == merged.artifact.digest
 
 
 @pytest.mark.parametrize("envelope", ["", "{}", "nonsense", '{"payloadType": "a", "payload": ""}'])

@@ -85,7 +85,7 @@ def judged(house: House, version: Version, *, hidden: bool) -> Outcome:
 def is_released(house: House, version: Version) -> bool:
     """Whether a release in force lets it out here."""
     try:
-        house.releases.permit(version.ref, version.artifact.digest)
+        house.releases.permit(version.ref, version.artifact.digest, base=version.artifact.base)
     except Forbidden:
         return False
     return True

@@ -192,6 +192,7 @@ def _drawn(verdict: Verdict, standing: Standing | None) -> RenderableType:
             f"Release {standing.digest[:_SHORT]} is {standing.state}{f': {standing.why}' * bool(standing.why)}."
         )
         head.append(f"From {standing.release.origin}, requested by {standing.release.requested_by}.")
+        head += [f"It is an adapter, to be served with the base {standing.release.base}."] * bool(standing.release.base)
         head += [f"Signed by {', '.join(standing.signed_by)}."] * bool(standing.signed_by)
     rows = [
         ("yes" if one.met else "no", one.clause, _number(one), _interval(one), one.why, one.evidence[:_SHORT])

@@ -1,7 +1,8 @@
 """Call an engine: one request over loopback HTTP, its answer or its stream decoded to pieces, its errors translated."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from functools import lru_cache
 
 import aiohttp
@@ -91,19 +92,20 @@ async def stream(
     # llama.cpp closes the connection after a stream without saying so: kept, it would break the next request.
     response = await _opened(session, upstream, call, keep=False)
     try:
-        if call.echo:
-            yield [Piece(call.index, call.echo)]
-        async for data in response.content.iter_any():
-            pieces: list[Piece] = []
-            try:
-                for payload in splitter.feed(data):
-                    if payload != b"[DONE]" and (piece := _stream_piece(call.index, _answer(payload), tally)):
-                        finished = finished or piece.finish_reason is not None
-                        pieces.append(piece)
-            finally:
-                # Also where the engine broke off: what came before is counted, so the client gets it.
-                if pieces:
-                    yield pieces
+        with upstream.cuttable(response.close):
+            if call.echo:
+                yield [Piece(call.index, call.echo)]
+            async for data in response.content.iter_any():
+                pieces: list[Piece] = []
+                try:
+                    for payload in splitter.feed(data):
+                        if payload != b"[DONE]" and (piece := _stream_piece(call.index, _answer(payload), tally)):
+                            finished = finished or piece.finish_reason is not None
+                            pieces.append(piece)
+                finally:
+                    # Also where the engine broke off: what came before is counted, so the client gets it.
+                    if pieces:
+                        yield pieces
     except _BROKEN as error:
         raise _translated(error, upstream) from error
     finally:
@@ -134,13 +136,15 @@ async def _opened(
     headers = {"Authorization": f"Bearer {upstream.api_key}", "Content-Type": "application/json"}
     if not keep:
         headers["Connection"] = "close"
+    body = _with_choice(call.body, upstream)
     try:
-        try:
-            response = await session.post(url, data=call.body, headers=headers)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            # Engines close a kept connection after some idle seconds, which can cross our request on the wire.
-            # Nothing was answered, so it is sent once more; a dead engine refuses that at once.
-            response = await session.post(url, data=call.body, headers=headers)
+        async with _cut_off_with(upstream):
+            try:
+                response = await session.post(url, data=body, headers=headers)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                # Engines close a kept connection after some idle seconds, which can cross our request on the wire.
+                # Nothing was answered, so it is sent once more; a dead engine refuses that at once.
+                response = await session.post(url, data=body, headers=headers)
         if response.status != 200:
             raise _refusal(call, response.status, await response.read())
     except _BROKEN as error:
@@ -151,9 +155,33 @@ async def _opened(
 async def _body(session: aiohttp.ClientSession, upstream: Upstream, call: EngineCall) -> bytes:
     response = await _opened(session, upstream, call, keep=True)
     try:
-        return await response.read()
+        with upstream.cuttable(response.close):
+            return await response.read()
     except _BROKEN as error:
         raise _translated(error, upstream) from error
+
+
+def _with_choice(body: bytes, upstream: Upstream) -> bytes:
+    """The request with what makes a shared engine answer as this upstream's version."""
+    if not upstream.choice:
+        return body
+    # Both are JSON objects of ours, and neither is empty.
+    return b"%b,%b" % (body[:-1], msgspec.json.encode(upstream.choice)[1:])
+
+
+@asynccontextmanager
+async def _cut_off_with(upstream: Upstream) -> AsyncGenerator[None, None]:
+    """Give the block up as soon as the upstream is cut, which it may have been since it was picked.
+
+    Raises:
+        EngineFailed: it was cut before.
+        TimeoutError: it was cut.
+    """
+    if upstream.is_cut:
+        raise _gone(upstream)
+    async with asyncio.timeout(None) as limit:
+        with upstream.cuttable(lambda: limit.reschedule(0)):
+            yield
 
 
 @lru_cache(maxsize=256)
@@ -162,7 +190,13 @@ def _url(base: str, path: str) -> URL:
     return URL(base + path, encoded=True)
 
 
+def _gone(upstream: Upstream) -> EngineFailed:
+    return EngineFailed(f"{upstream.version} is not served by {upstream.id!r} any more.", remedy="Send it again.")
+
+
 def _translated(error: Exception, upstream: Upstream) -> Unavailable:
+    if upstream.is_cut:
+        return _gone(upstream)
     if isinstance(error, TimeoutError):
         return Unavailable(
             f"The engine {upstream.id!r} did not answer in time.",

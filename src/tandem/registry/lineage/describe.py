@@ -89,6 +89,7 @@ def _glance(known: _Known) -> Section:
         "licence": facts.get("license") or ("" if known.datasets else "not stated"),
         "file": f"{version.artifact.format}, {_bytes(version.artifact.size)}",
         "digest": version.artifact.digest,
+        "base": version.artifact.base,
     }
     return Section("At a glance", [Facts(_told(rows))])
 
@@ -103,7 +104,7 @@ def _making(known: _Known) -> Section | None:
         "recipe": story.run.recipe_id,
         "objective": " ".join([recipe.objective.name, *(f"{key}={value}" for key, value in _params(recipe))]),
         "begins from": known.parent or "nothing: fresh weights",
-        "adapter": f"LoRA of rank {recipe.adapter.rank}, merged" if recipe.adapter is not None else "",
+        "adapter": _adapter(known.version, recipe),
         "tokenizer": recipe.tokenizer.sha256,
         "optimizer": _optimizer(recipe),
         "batch": f"{recipe.batch.samples} samples of at most {recipe.batch.context} tokens",
@@ -257,9 +258,15 @@ def _parent(version: Version, recipe: Recipe | None, registry: Registry) -> str:
     if not digest:
         return ""
     wanted = recipe.model.parent.partition("@")[0] if recipe is not None else ""
-    found = registry.with_digest(digest)
+    found = registry.with_weights(digest)
     chosen = next((one for one in found if one.name == wanted), found[0] if found else None)
     return chosen.ref if chosen is not None else f"{wanted} {short(digest)}".strip()
+
+
+def _adapter(version: Version, recipe: Recipe) -> str:
+    if recipe.adapter is None:
+        return ""
+    return f"LoRA of rank {recipe.adapter.rank}, {'served on its base' if version.artifact.base else 'merged'}"
 
 
 def _optimizer(recipe: Recipe) -> str:

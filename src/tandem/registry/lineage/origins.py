@@ -46,7 +46,9 @@ class Origins:
         """A version as a node."""
         told = {key: version.facts.get(key) for key in _FACTS}
         facts = {"origin": version.origin, "task": version.task.value, "digest": version.artifact.digest, **told}
-        facts["size"] = version.artifact.size
+        facts |= {"size": version.artifact.size, "base": version.artifact.base}
+        if version.artifact.base:
+            facts["merged"] = version.whole
         return Node(kind=Kind.VERSION, id=version.ref, title=version.ref, facts=_said(facts))
 
     def named(self, ref: str) -> Node:
@@ -78,7 +80,8 @@ class Origins:
                 word = {Kind.DATASET: "learns from", Kind.TOKENIZER: "reads with"}.get(node.kind, "begins from")
                 yield from self._recipes_naming(node.id, word)
             case Kind.VERSION:
-                yield from self._recipes_naming(str(node.facts.get("digest", "")), "begins from")
+                whole = str(node.facts.get("merged") or node.facts.get("digest", ""))
+                yield from self._recipes_naming(whole, "begins from")
             case Kind.RECIPE:
                 yield from (Step("executes", self._run(run.run_id)) for run in self._runs.of_recipe(node.id))
             case Kind.RUN:
@@ -176,8 +179,8 @@ class Origins:
         return Node(kind=Kind.DATASET, id=digest, title=title, facts=facts)
 
     def _bytes(self, digest: str, *, prefer: str) -> Node:
-        """The version with these bytes, that of the name `prefer` if it is among them; or the bare digest."""
-        versions = self._registry.with_digest(digest)
+        """The version with these weights, that of the name `prefer` if it is among them; or the bare digest."""
+        versions = self._registry.with_weights(digest)
         name = prefer.partition("@")[0]
         chosen = next((one for one in versions if one.name == name), versions[0] if versions else None)
         if chosen is not None:

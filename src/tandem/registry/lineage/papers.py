@@ -105,6 +105,7 @@ def _release_node(one: Standing) -> Node:
         "requested_at": moment(document.requested_at),
         "signed_by": list(one.signed_by),
         "compared_with": document.verdict.compared_with,
+        "base": document.base,
     }
     told = {key: value for key, value in facts.items() if value}
     return Node(kind=Kind.RELEASE, id=one.digest, title=f"{document.version} {short(one.digest)}", facts=told)

@@ -41,11 +41,17 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Unix milliseconds."""
     previous: Annotated[str, msgspec.Meta(pattern=r"^(sha256:[0-9a-f]{64})?\Z")] = ""
     """The release that was current, and that it was compared with."""
+    base: Digest | msgspec.UnsetType = msgspec.UNSET
+    """Of the model that the bytes, an adapter, may be served with; not there where they are a whole model."""
+
+    def binds(self, digest: str, base: str) -> bool:
+        """Whether it is about these bytes; of an adapter, with this base."""
+        return (self.digest, self.base or "") == (digest, base)
 
     def as_version(self) -> Version:
         """The version that it is about, as it was when the gate looked at it."""
         name, _, number = self.version.partition("@")
-        artifact = Artifact(digest=self.digest, size=self.size, format="gguf")
+        artifact = Artifact(digest=self.digest, size=self.size, format="gguf", base=self.base or "")
         return Version(name=name, number=int(number), task=self.task, artifact=artifact, origin=self.origin)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tandem.kit import clock
@@ -38,6 +39,8 @@ class Permit:
     charter: str
     mode: str
     signed_by: tuple[str, ...]
+    base: str = ""
+    """The digest of the model that the bytes, an adapter, may be served with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,15 +117,19 @@ class Releases:
         others = [one for one in found if one.release.version != besides]
         return max(others, key=lambda one: (one.release.requested_at, one.digest), default=None)
 
-    def permit(self, version_ref: str, digest: str, *, system: str = "local", region: str | None = None) -> Permit:
+    def permit(
+        self, version_ref: str, digest: str, *, base: str = "", system: str = "local", region: str | None = None
+    ) -> Permit:
         """Leave to serve the bytes `digest` as this version; for the engine launcher, before it loads a weight.
+
+        Where the bytes are an adapter, `base` is the digest of the model that it goes with.
 
         Raises:
             Forbidden: no release in force says so, or the charter does not let models be served there.
             Unavailable: the database does not answer, so nobody knows.
         """
         try:
-            return self._permitted(version_ref, digest, system=system, region=region or self._region)
+            return self._permitted(version_ref, digest, base=base, system=system, region=region or self._region)
         except (NotFound, IntegrityError) as error:
             raise Forbidden(
                 f"{version_ref} may not be served: {error.message}", remedy=error.remedy, code="not_released"
@@ -166,6 +173,7 @@ class Releases:
             requested_by=by[:200],
             requested_at=clock.unix_milliseconds(),
             previous=case.previous,
+            base=version.artifact.base or msgspec.UNSET,
         )
         _log.info("release of %s requested by %s", version.ref, by)
         return self._shelf.put(Opened(sealed(document), document))
@@ -277,7 +285,7 @@ class Releases:
         """The signed decisions on a release, for handing on."""
         return [one.envelope for one in self._shelf.decided(digest)]
 
-    def _permitted(self, ref: str, digest: str, *, system: str, region: str) -> Permit:
+    def _permitted(self, ref: str, digest: str, *, base: str, system: str, region: str) -> Permit:
         charter = self._charters.current().charter
         for kind, name in (("serve", system), ("regions", region)):
             if not charter.allows("serve" if kind == "serve" else "regions", name):
@@ -287,7 +295,7 @@ class Releases:
                     remedy="`tandem charter show` lists where models may be served.",
                     code="place_not_allowed",
                 )
-        found = [one for one in self._shelf.of_version(ref) if one.release.digest == digest]
+        found = [one for one in self._shelf.of_version(ref) if one.release.binds(digest, base)]
         for one in found:
             if one.state is ReleaseState.IN_FORCE:
                 return Permit(
@@ -297,9 +305,13 @@ class Releases:
                     charter=one.release.charter,
                     mode=one.release.mode,
                     signed_by=one.signed_by,
+                    base=base,
                 )
+        with_base = f" with the base {base}" if base else ""
         why = (
-            f"its release is {found[0].state}: {found[0].why}" if found else f"no release holds for its bytes {digest}"
+            f"its release is {found[0].state}: {found[0].why}"
+            if found
+            else f"no release holds for its bytes {digest}{with_base}"
         )
         raise Forbidden(
             f"{ref} may not be served: {why}.",
@@ -340,7 +352,7 @@ class Releases:
         suites = {finding.suite for finding in verdict.findings}
         used = {finding.evidence for finding in verdict.findings if finding.evidence}
         if other is not None:
-            held = newest(theirs, other.artifact.digest)
+            held = newest(theirs, other.artifact)
             used |= {digest for suite, (digest, _) in held.items() if suite in suites}
         return _Case(
             verdict=verdict,
@@ -351,14 +363,15 @@ class Releases:
     def _twins(self, version: Version, rule: Revision) -> Iterator[Verdict]:
         """The verdicts on the same bytes as another class: to import what was trained here is no way around clauses."""
         one = rule.charter.class_of(version)
-        for twin in self._registry.with_digest(version.artifact.digest):
+        for twin in self._registry.with_weights(version.artifact.digest):
             if rule.charter.class_of(twin) not in {None, one}:
                 yield self._case(twin, rule).verdict
 
     def _same(self, version: Version, case: _Case) -> Standing | None:
         """A release that says the same and is not over."""
         for one in self._shelf.of_version(version.ref):
-            if one.release.verdict.charter != case.verdict.charter or one.release.digest != version.artifact.digest:
+            bound = one.release.binds(version.artifact.digest, version.artifact.base)
+            if one.release.verdict.charter != case.verdict.charter or not bound:
                 continue
             same = one.release.verdict == case.verdict and one.release.previous == case.previous
             if one.state is ReleaseState.IN_FORCE or (one.state is ReleaseState.PENDING and same):

@@ -24,7 +24,8 @@ _EMBEDDING_LENGTH = 8
 
 
 class FakeEngine:
-    """Says the prompt again, word by word; a token is a word with the white space before it.
+    """Says the prompt again, word by word; a token is a word with the white space before it. An adapter signs what it
+    says with the name of its file.
 
     `faults` holds for all requests; `fake:delay=0.05`, `fake:fail`, `fake:hang`, `fake:drop=3`,
     `fake:malformed=3`, `fake:tokens=500` and `fake:tool` in a prompt hold for that request. `healthy` is what
@@ -47,6 +48,7 @@ class FakeEngine:
         )
         self._slots = asyncio.Semaphore(launch.parallel)
         self._known: list[str] = []  # the last prompt's tokens: the prefix cache
+        self._known_to = ""  # the adapter that read them
         self._predicted = 0
         self._runner: web.AppRunner | None = None
         self._address: Address | None = None
@@ -100,9 +102,9 @@ class FakeEngine:
 
     async def _end(self, reason: str) -> None:
         self._address = None
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        runner, self._runner = self._runner, None  # at once: it may crash while it is being stopped
+        if runner is not None:
+            await runner.cleanup()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(reason)
 
@@ -222,7 +224,9 @@ class FakeEngine:
             return fake_wire.error_response(501, message, kind="not_supported_error")
         if script.prompt_tokens >= self._capabilities.context_tokens:
             return self._overflow(script.prompt_tokens)
-        wire = dialect(body, script, alias=self.launch.alias, cached=self._remember(body, script))
+        adapter = self._adapter(body)
+        cached = self._remember(body, script, adapter)
+        wire = dialect(body, fake_script.signed(script, adapter), alias=self.launch.alias, cached=cached)
         async with self._slots:
             self.active += 1
             try:
@@ -268,8 +272,15 @@ class FakeEngine:
         await response.write_eof()
         return response
 
-    def _remember(self, body: Mapping[str, Any], script: Script) -> int:
+    def _adapter(self, body: Mapping[str, Any]) -> str:
+        """The name of the adapter's file that the request chooses; like llama.cpp, none where there is no such one."""
+        chosen = [one["id"] for one in body.get("lora") or [] if one.get("scale")]
+        return next((self.launch.adapters[place].name for place in chosen if place < len(self.launch.adapters)), "")
+
+    def _remember(self, body: Mapping[str, Any], script: Script, adapter: str) -> int:
         """How many tokens of the prompt are those of the last one; at least one is always read anew."""
+        if adapter != self._known_to:
+            self._known, self._known_to = [], adapter
         prompt = body.get("messages") or body.get("prompt") or body.get("input_prefix") or ""
         tokens = fake_script.tokenize(str(prompt))
         pairs = zip(tokens, self._known, strict=False)

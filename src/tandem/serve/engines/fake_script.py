@@ -76,6 +76,13 @@ def completion_script(prompt: str | list[int], body: Mapping[str, Any], faults: 
     return _said(f" {text}" if text else "", body, faults, len(tokenize(whole)))
 
 
+def signed(script: Script, adapter: str) -> Script:
+    """The script with the adapter's name as its last token, where it has one and the answer is free and whole."""
+    if not adapter or script.tool or script.finish != "stop":
+        return script
+    return replace(script, pieces=(*script.pieces, f" {adapter}"))
+
+
 def infill_script(body: Mapping[str, Any], faults: Faults) -> Script:
     """Say the last line of the prefix again: what stands between prefix and suffix."""
     prefix, suffix = body.get("input_prefix", ""), body.get("input_suffix", "")

@@ -6,6 +6,9 @@ from tandem.spec import Task
 # llama.cpp rounds each request's context up to this (GGML_PAD of n_ctx_seq in llama-context.cpp).
 _CELL_TOKENS = 256
 
+FACTS = ("chat_template", "tools", "fim", "fim_suffix_first", "context_length", "pooling", "embedding_length")
+"""The facts of a model that an engine is told by `Launch.facts`."""
+
 _GENERATION = frozenset(
     {
         Feature.COMPLETIONS,
@@ -16,6 +19,7 @@ _GENERATION = frozenset(
         Feature.STOP,
         Feature.CHOICES,
         Feature.PENALTIES,
+        Feature.ADAPTERS,
     }
 )
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tandem.formats import read_header
+from tandem.formats import check_adapter, read_header
 from tandem.kit import ids
 from tandem.kit.errors import EngineFailed, IntegrityError, MissingPrerequisite, TandemError, Unavailable
 from tandem.serve.engines.features import llamacpp_capabilities, usable_context
@@ -135,6 +135,7 @@ class LlamaCpp:
             "threads": launch.threads or _threads(launch.model_path),
             "embedding": launch.task is Task.EMBED,
             "pooling": launch.facts.get("pooling"),
+            "adapters": [str(path) for path in launch.adapters],
         }
 
     async def _report_end(self, process: asyncio.subprocess.Process, ended: asyncio.Future[str]) -> None:
@@ -173,8 +174,10 @@ class LlamaCpp:
 
 
 def _prepare_files(launch: Launch) -> int:
-    """Check the model file as far as its header goes and make room for the log; returns where the log goes on."""
-    read_header(launch.model_path)
+    """Check the files as far as their headers go and make room for the log; returns where the log goes on."""
+    model = read_header(launch.model_path)
+    for path in launch.adapters:
+        check_adapter(read_header(path), model)
     return rotated(launch.log_path)
 
 

@@ -66,7 +66,11 @@ def parameters(xllamacpp: Any, orders: dict[str, Any]) -> Any:
     params.ui = False
     params.fit_params = False  # would shrink the context silently to what fits
     params.verbosity = _LOG_ERRORS
-    params.cache_ram_mib = _PROMPT_CACHE_MIB
+    # Prompts that were put aside are found again by their tokens alone (ggml-org/llama.cpp#26207): an adapter would go
+    # on from what another one computed. Slots know whose prompt they hold, and begin anew.
+    params.cache_ram_mib = 0 if orders["adapters"] else _PROMPT_CACHE_MIB
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in orders["adapters"]]
+    params.lora_init_without_apply = True
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
     if orders["embedding"]:
         params.embedding = True

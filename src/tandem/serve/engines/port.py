@@ -36,6 +36,9 @@ class Feature(StrEnum):
     """Stops in the middle of a whole answer whose client leaves. One without is asked for streams: those it stops."""
     VISION = "vision"
     """Image parts in chat messages."""
+    ADAPTERS = "adapters"
+    """Holds a model once for the adapters that it was launched with, and answers each request as the one of them, or
+    as none, that the request names in `lora`: `[{"id": 0, "scale": 1.0}]` is the first."""
 
 
 class Health(StrEnum):
@@ -58,7 +61,10 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """Everything an engine needs to start: one model file, what it is for, and its share of the machine."""
+    """Everything an engine needs to start: one model file, what it is for, and its share of the machine.
+
+    `adapters` are LoRA adapters of that model, for engines that declare `Feature.ADAPTERS`.
+    """
 
     model_path: Path
     task: Task
@@ -69,15 +75,20 @@ class Launch:
     parallel: int = 4
     threads: int = 0  # 0: all cores that this process may use; for the smallest models one
     start_timeout_s: float = 300.0
+    adapters: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where an engine answers. The key is new with each start and is never written anywhere."""
+    """Where an engine answers. The key is new with each start and is never written anywhere.
+
+    `choice` is what each request has to say besides, by name; that is JSON.
+    """
 
     url: str  # http://127.0.0.1:port, without a slash at the end
     api_key: str = field(repr=False)
     pid: int | None = None  # None where the engine is not a process of this machine
+    choice: Mapping[str, object] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -88,7 +99,7 @@ class Engine(Protocol):
 
         Raises:
             EngineFailed: it died, or did not listen within `start_timeout_s`; quotes the end of its log.
-            IntegrityError: the model file is missing or cannot be read as a model.
+            IntegrityError: a file is missing, cannot be read as a model, or is no adapter of it.
             MissingPrerequisite: the package that the engine needs is not installed.
         """
         ...

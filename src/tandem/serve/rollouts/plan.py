@@ -108,6 +108,7 @@ class Rollout:
     created_at: int  # Unix seconds
     updated_at: int
     ended_at: int | None = None
+    base: str = ""  # the digest of the model that the candidate's bytes, an adapter, go with
 
     @property
     def is_active(self) -> bool:

@@ -60,6 +60,7 @@ class Rollouts:
                 "digest": version.artifact.digest,
                 "size": version.artifact.size,
                 "facts": dict(version.facts),
+                "base": version.artifact.base,
                 "plan": msgspec.to_builtins(plan),
                 "step": 0,
                 "progress": msgspec.to_builtins(Progress()),
@@ -156,7 +157,7 @@ class Rollouts:
                 raise Conflict(f"The deployment {rollout.deployment!r} is not bound to {rollout.stable} any more.")
             _end(connection, rollout, RolloutState.PROMOTED, reason, *unless_paused, findings=findings)
             bound = {key: row[key] for key in ("task", "engine", "options")}
-            bound |= {key: getattr(rollout, key) for key in ("version", "digest", "size", "facts")}
+            bound |= {key: getattr(rollout, key) for key in ("version", "digest", "size", "facts", "base")}
             rebind(connection, rollout.deployment, bound, revision=row["revision"] + 1)
             return read_one(connection, rollout.deployment)
 
@@ -212,6 +213,7 @@ def candidate_of(rollout: Rollout, deployment: Deployment) -> Deployment:
         digest=rollout.digest,
         size=rollout.size,
         facts=rollout.facts,
+        base=rollout.base,
         revision=deployment.revision + 1,
         replicas=(),
     )
