@@ -14,8 +14,8 @@ PARALLEL ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo up test test-faults lint fmt types arch bench bench-litellm bench-gateway bench-serving bench-train map docs constraints \
-  system-packages clean
+.PHONY: help setup demo up test test-faults lint fmt types arch bench bench-litellm bench-gateway bench-serving bench-train bench-plan \
+  map docs constraints system-packages clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ types: setup ## check the types
 arch: setup ## check the storeys of the house
 	@$(BIN)/lint-imports
 
-bench: bench-gateway bench-serving bench-train ## run all benchmarks
+bench: bench-gateway bench-serving bench-train bench-plan ## run all benchmarks
 
 bench-litellm: setup ## install LiteLLM's proxy in an environment of its own, for bench-gateway to measure beside ours
 	@test -x .bench/litellm/bin/python || $(BIN)/python -m venv .bench/litellm
@@ -65,6 +65,9 @@ bench-serving: setup ## measure serving against llama.cpp's own server
 bench-train: setup ## measure training against a plain PyTorch loop and transformers' Trainer; TEXT=file for another text
 	@$(INSTALL) --group bench
 	@$(BIN)/python benchmarks/bench_train.py $(if $(TEXT),--text $(TEXT))
+
+bench-plan: setup ## measure real runs next to what the planner foretells, and how long large plans take; about five minutes
+	@$(BIN)/python benchmarks/bench_plan.py
 
 map: setup ## write docs/map.md from the modules' first lines
 	@$(BIN)/python docs/generate.py map

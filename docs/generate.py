@@ -16,6 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from tandem.kit.config import Settings
+from tandem.plan.catalogue import Accelerator, Host, Price, SystemRow
 from tandem.registry import Charter
 from tandem.spec import Placement, Recipe
 
@@ -53,8 +54,37 @@ release that was made under it is not served then, but the older rules hold agai
 keys.
 
 A change that only tightens holds with the signature of one party. Whatever is not plainly stricter needs all of them:
-new members, keys and parties, other patterns, another order of classes, larger bounds, and all that takes something
-from another party. `tandem charter check FILE` says which it is."""
+new members, keys and parties, other patterns, another order of classes, larger bounds, more returns, and all that takes
+something from another party. A party alone may ask for less back itself. `tandem charter check FILE` says which it
+is."""
+_CATALOGUE = """\
+What hardware can do and what it costs, for `tandem plan`. One catalogue ships with Tandem
+(`src/tandem/plan/catalogue.toml`): every row of it says where it is known from and when. `catalogue.toml` in the home
+folder adds rows, and replaces those that have the same name; its prices come before those that ship. An unknown key, a
+wrong type, a value out of bounds or the name of a row that is not there is refused with an error that names the key.
+
+```toml
+[hosts.rack]
+accelerator = "h100-80"
+devices = 8
+inside_bytes_per_s = 450e9
+between_bytes_per_s = 50e9
+
+[prices.rack-own]
+host = "rack"
+usd_per_hour = 14.5
+kind = "owned"
+source = "our own books"
+date = "2026-11"
+
+[systems.rack]
+host = "rack"
+hosts = 16
+```
+
+Shares of the peak that training reaches (`reached_share`, `attention_share`) were fitted on published runs;
+[the planner's reference](planner.md) shows how well. Where own runs say otherwise, plans are corrected by them, per
+system."""
 _CONTROL_PLANE = """\
 Every route below is described for programs at `/api/v1/openapi.json` (OpenAPI 3.1, with all types), and for people at
 `/api/v1/docs`, on every server, without a key. Keys are those that call models; `admin` stands where a key needs that
@@ -231,6 +261,20 @@ def charter_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def catalogue_page() -> str:
+    """docs/reference/catalogue.md: the keys of every kind of row, from the structs that read them."""
+    kinds = {"accelerators": Accelerator, "hosts": Host, "prices": Price, "systems": SystemRow}
+    parts = [f"# The hardware catalogue\n\n{_CATALOGUE}"]
+    for name, kind in kinds.items():
+        # What all kinds have stands in the type above them; a name is written in the heading.
+        shared = {row[0]: row for row in spec_rows(kind.__mro__[1])}
+        told = [row for row in spec_rows(kind) if row[0] not in shared] + [shared["source"], shared["date"]]
+        rows = "\n".join(f"| `{key}` | {what} | {default} | {text} |" for key, what, default, text in told)
+        said = " ".join((kind.__doc__ or "").split())
+        parts.append(f"## `[{name}.NAME]`\n\n{said}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{rows}")
+    return "\n\n".join(parts) + "\n"
+
+
 def _objectives() -> str:
     """The parameters of our objectives; read from the source, since importing it takes torch."""
     rows = []
@@ -292,7 +336,7 @@ def _type_words(kind: inspect.Type) -> str:
         case inspect.FloatType() as number:
             return f"number{_bounds(number)}"
         case inspect.StrType(pattern=pattern):
-            kinds = {"sha256": "digest", "ed25519": "public key"}
+            kinds = {"sha256": "digest", "ed25519": "public key", r"\d{4}-": "date"}
             return "text" if pattern is None else next((kinds[one] for one in kinds if one in pattern), "name")
         case inspect.LiteralType(values=values):
             return ", ".join(f"`{value}`" for value in values)
@@ -384,6 +428,7 @@ PAGES: dict[str, tuple[str, Callable[[], str]]] = {
     "cli": ("docs/reference/cli.md", cli_page),
     "recipes": ("docs/reference/recipes.md", recipes_page),
     "charter": ("docs/reference/charter.md", charter_page),
+    "catalogue": ("docs/reference/catalogue.md", catalogue_page),
     "control-plane": ("docs/reference/control-plane.md", control_plane_page),
 }
 

@@ -48,7 +48,7 @@ def test_a_key_of_a_file_says_what_it_is(kind: type[Recipe | Placement | Charter
 
 def test_all_tables_of_the_charter_are_on_their_page() -> None:
     page = (REPOSITORY / PAGES["charter"][0]).read_text()
-    for table in ("`[[parties.members]]`", "`[[classes.clauses]]`", "`[systems]`", "`[spending]`"):
+    for table in ("`[[parties.members]]`", "`[[classes.clauses]]`", "`[systems]`", "`[spending]`", "`[[returns]]`"):
         assert f"\n## {table}\n" in page
     for row in ("| `key` | public key | required |", "| `drop_at_most` | number", "| `mode` | `solo`, `two-party` |"):
         assert f"\n{row}" in page

@@ -19,6 +19,7 @@ from tandem.registry.releases.documents import sealed
 from tandem.spec import Evidence, Metric, Version
 from tests.api.conftest import Keys
 from tests.compute.stand_ins import pinned, placed
+from tests.flows.planning.runs import write_measured
 from tests.serving import Served, pulled, released, tiny_model
 
 DOCUMENT = json.loads(json.dumps(description()))
@@ -28,6 +29,7 @@ OPERATIONS = [
     for method, operation in operations.items()
 ]
 GETS = [path for path, operations in DOCUMENT["paths"].items() if "get" in operations and path.startswith("/api/v1")]
+SINGLE = {f"/api/v1/{name}" for name in ("charter", "versions/{ref}/card", "plan/catalogue", "plan/factors")}
 LISTS = [path for path in GETS if any(one["name"] == "limit" for one in DOCUMENT["paths"][path]["get"]["parameters"])]
 
 
@@ -49,7 +51,9 @@ class Filled:
 
 @pytest.fixture(scope="module")
 def filled(fake: Served, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Filled:
-    """Two keys, a run of a dataset, a released second version with evidence that comes as a rollout, and a request."""
+    """Two keys, a run of a dataset, one that measured itself, a released second version with evidence that comes as a
+    rollout, and a request.
+    """
     house = fake.house
     recipe = pinned()
     run = house.runs.create(recipe, placed())
@@ -65,6 +69,8 @@ def filled(fake: Served, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -
     )
     assert begun.status == 201, begun.body
     flow = house.flows.start("release", Order(model=second.ref), by="test")
+    write_measured(house.settings.home, "run_measured")
+    house.runs.reindex()
     asked = fake.request("POST", "/v1/completions", {"model": "tiny", "prompt": "one two"})
     fake.settled(asked.headers["x-request-id"])
     return Filled(
@@ -75,6 +81,7 @@ def filled(fake: Served, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -
             "revision": "1",
             "/api/v1/keys/{name}#name": "a-user",
             "/api/v1/runs/{id}#id": run.run_id,
+            "/api/v1/plan/run/{id}#id": "run_measured",
             "/api/v1/rollouts/{id}#id": begun.json["id"],
             "/api/v1/flows/{id}#id": flow.id,
             "/api/v1/lineage/{id}#id": asked.headers["x-request-id"],
@@ -210,7 +217,7 @@ def test_each_list_comes_in_pages() -> None:
             schema = DOCUMENT["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]]
         if "data" in schema.get("properties", {}) or not path.endswith("}"):
             queries = {one["name"] for one in DOCUMENT["paths"][path]["get"]["parameters"] if one["in"] == "query"}
-            single = path in {"/api/v1/charter", "/api/v1/versions/{ref}/card"}
+            single = path in SINGLE
             assert single or {"limit", "after"} <= queries, path
             assert single or {"data", "next"} <= set(schema["required"]), path
     assert len(LISTS) >= 8

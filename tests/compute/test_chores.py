@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tandem.compute.chores import error_of, prepare
+from tandem.compute.chores import error_of, prepare, probe
 from tandem.kit import errors
-from tandem.kit.errors import IntegrityError, LimitExceeded, TandemError
+from tandem.kit.errors import IntegrityError, LimitExceeded, MissingPrerequisite, TandemError
 from tandem.spec import Recipe
 from tests.compute.stand_ins import pinned, until
 
@@ -99,3 +99,19 @@ async def test_every_error_of_the_tree_crosses() -> None:
     assert isinstance(error_of({"message": "m", "code": "rate_limit_exceeded"}), LimitExceeded)
     unknown = error_of({"message": "m", "code": "of_tomorrow"})
     assert (type(unknown), unknown.code) == (TandemError, "of_tomorrow")
+
+
+async def test_this_machine_is_measured_by_the_workshop() -> None:
+    found = await probe()
+    assert found["peak_flops"] > 1e8
+    assert found["bf16_gain"] > 0
+    assert found["device"]
+    assert found["peak_name"]
+
+
+async def test_a_machine_that_cannot_be_measured_is_said(home: Path) -> None:
+    script = home / "program.py"
+    script.write_text("raise ImportError('no torch')")
+    with pytest.raises(MissingPrerequisite, match="no torch") as caught:
+        await probe(program=[str(script)])
+    assert "tandem doctor" in caught.value.remedy

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tandem.kit.errors import InvalidRequest
-from tandem.kit.typed import converted, parse_toml, read_toml
+from tandem.kit.typed import converted, fault, parse_toml, read_toml
 
 
 class Inner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,3 +65,16 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_bytes(b'name = "\xe4"')
     with pytest.raises(InvalidRequest, match="is not TOML"):
         read_toml(path, what="the sheet")
+
+
+@pytest.mark.parametrize(
+    ("said", "problem", "key"),
+    [
+        ("Expected `int` >= 1 - at `$.inner[0].size`", "Expected `int` >= 1", "inner.0.size"),
+        ("Object contains unknown field `x`", "Object contains unknown field `x`", ""),
+        ("Expected `object`, got `array`", "Expected `object`, got `array`", ""),
+        ("JSON is malformed: trailing characters (byte 3)", "JSON is malformed: trailing characters (byte 3)", ""),
+    ],
+)
+def test_what_is_wrong_and_where_are_told_apart(said: str, problem: str, key: str) -> None:
+    assert fault(msgspec.ValidationError(said)) == (problem, key)

@@ -18,6 +18,7 @@ from tandem.registry.charter import (
     Member,
     ModelClass,
     Party,
+    Return,
     Spending,
     Where,
     clause_text,
@@ -51,8 +52,13 @@ def charter(**changes: Any) -> Charter:
         classes=classes,
         systems=where,
         spending=Spending(usd_per_run=100, usd_per_month=1000),
+        returns=(back("lab", 100, 20), back("platform", 300, 1.5)),
     )
     return change(whole, **changes)
+
+
+def back(party: str, invested_usd: float, cap: float) -> Return:
+    return Return(party=party, invested_usd=invested_usd, cap=cap)
 
 
 def with_clause(place: int, **changes: Any) -> Charter:
@@ -100,6 +106,9 @@ TIGHTER: dict[str, Callable[[], Charter]] = {
     "nowhere": lambda: charter(systems=Where(train=(), serve=(), regions=())),
     "less money": lambda: charter(spending=Spending(usd_per_run=50, usd_per_month=1000)),
     "no money": lambda: charter(spending=Spending(usd_per_run=0, usd_per_month=0)),
+    "it wants less back": lambda: charter(returns=(back("lab", 100, 10), back("platform", 300, 1.5))),
+    "it counts for less": lambda: charter(returns=(back("lab", 50, 20), back("platform", 300, 1.5))),
+    "it wants nothing back": lambda: charter(returns=(back("platform", 300, 1.5),)),
     "its own member leaves": lambda: charter(
         parties=(change(charter().parties[0], members=charter().parties[0].members[:1]), charter().parties[1])
     ),
@@ -146,7 +155,7 @@ LOOSER: dict[str, tuple[Callable[[], Charter], str]] = {
     ),
     "other's name": (lambda: with_member(1, 0, name="robert"), "bob of platform is called robert"),
     "other's party": (
-        lambda: charter(parties=(change(charter().parties[0], name="labs"), charter().parties[1])),
+        lambda: charter(parties=(change(charter().parties[0], name="labs"), charter().parties[1]), returns=()),
         "lab is no party any more",
     ),
     "class gone": (lambda: charter(classes=charter().classes[1:]), "the classes of models"),
@@ -179,6 +188,31 @@ LOOSER: dict[str, tuple[Callable[[], Charter], str]] = {
         lambda: charter(spending=Spending(usd_per_run=1e6, usd_per_month=1000)),
         "a run may cost 1,000,000 USD",
     ),
+    "more back": (
+        lambda: charter(returns=(back("lab", 100, 20.5), back("platform", 300, 1.5))),
+        "lab may get back 20.5 times what it invested",
+    ),
+    "counts for more": (
+        lambda: charter(returns=(back("lab", 1e6, 20), back("platform", 300, 1.5))),
+        "lab counts as having invested 1,000,000.00 USD",
+    ),
+    "more invested for a smaller multiple": (
+        lambda: charter(returns=(back("lab", 200, 10), back("platform", 300, 1.5))),
+        "lab counts as having invested 200.00 USD",
+    ),
+    "another gets less": (
+        lambda: charter(returns=(back("lab", 100, 20), back("platform", 300, 1))),
+        "platform may get back less",
+    ),
+    "another counts for less": (
+        lambda: charter(returns=(back("lab", 100, 20), back("platform", 299, 1.5))),
+        "platform may get back less",
+    ),
+    "another gets nothing": (lambda: charter(returns=(back("lab", 100, 20),)), "platform may get back less"),
+    "another gets more": (
+        lambda: charter(returns=(back("lab", 100, 20), back("platform", 300, 100))),
+        "platform may get back 100 times",
+    ),
     "no limit a month": (lambda: charter(spending=Spending(usd_per_run=100)), "a month may cost anything"),
 }
 
@@ -210,6 +244,23 @@ def test_one_party_takes_nothing_from_another() -> None:
     assert loosened(fewer, charter(), by="lab") == [f"the revoked key {KEYS[1]} counts again"]
 
 
+def test_returns_where_there_were_none() -> None:
+    """A charter from before there were returns means that all is the mission's."""
+    assert charter(returns=()).returns == parse_charter(TEXT, where="a.toml").returns == ()
+    reasons = loosened(charter(returns=()), charter(), by="lab")
+    assert [reason.split()[0] for reason in reasons] == ["lab", "lab", "platform", "platform"]
+    swapped = charter(returns=charter().returns[::-1])
+    assert loosened(charter(), swapped, by="lab") == [], "their order means nothing"
+    empty = charter(returns=(back("lab", 0, 0),))
+    assert loosened(charter(returns=()), empty, by="lab") == loosened(empty, charter(returns=()), by="lab") == []
+
+
+def test_a_returned_share_that_shrinks_needs_whom_it_is_taken_from() -> None:
+    less = charter(returns=(back("lab", 100, 20), back("platform", 300, 1)))
+    assert loosened(charter(), less, by="platform") == []
+    assert loosened(charter(), less, by="lab") == ["platform may get back less"]
+
+
 def test_solo_becomes_two_parties_alone_and_not_back() -> None:
     solo = charter(mode="solo")
     assert loosened(solo, charter(), by="lab") == []
@@ -230,18 +281,30 @@ clauses = st.builds(
 )
 patterns = st.lists(st.sampled_from(["*", "local", "ray-*", "ray-1", "azure"]), max_size=3).map(tuple)
 charters = st.builds(
-    lambda rules, where, run, month, needs: charter(
+    lambda rules, where, run, month, needs, returns: charter(
         classes=(ModelClass(name="all", clauses=tuple(rules)),),
         systems=where,
         spending=Spending(usd_per_run=run, usd_per_month=month),
         release_needs=needs,
+        returns=tuple(returns),
     ),
     st.lists(clauses, max_size=4),
     st.builds(Where, train=patterns, serve=patterns, regions=patterns),
     st.none() | st.floats(0, 1e6),
     st.none() | st.floats(0, 1e6),
     st.sampled_from([(), ("lab",), ("platform",), ("lab", "platform")]),
+    st.lists(
+        st.builds(back, st.sampled_from(["lab", "platform"]), st.integers(0, 3), st.integers(0, 3)),
+        max_size=2,
+        unique_by=lambda one: one.party,
+    ),
 )
+
+
+def paid_back(one: Charter) -> dict[str, tuple[float, float]]:
+    """What counts of the returns: a party without an entry is one with nothing."""
+    nothing = dict.fromkeys(("lab", "platform"), (0.0, 0.0))
+    return nothing | {entry.party: (entry.invested_usd, entry.cap) for entry in one.returns}
 
 
 @given(charters, st.sampled_from(["lab", "platform"]))
@@ -257,6 +320,7 @@ def test_of_two_that_differ_one_way_loosens(one: Charter, other: Charter) -> Non
         for name in ("local", "ray-1", "ray-2", "azure", "elsewhere"):
             assert one.allows("serve", name) == other.allows("serve", name)
         assert (one.spending, one.needs) == (other.spending, other.needs)
+        assert paid_back(one) == paid_back(other)
 
 
 @given(charters, charters, st.sampled_from(["local", "ray-1", "ray-2", "azure", "elsewhere"]))
@@ -265,6 +329,9 @@ def test_what_tightens_allows_nothing_new(one: Charter, other: Charter, system: 
         for kind in ("train", "serve", "regions"):
             assert one.allows(kind, system) or not other.allows(kind, system)
         assert one.needs <= other.needs
+        before, after = paid_back(one), paid_back(other)
+        assert after["platform"] == before["platform"]
+        assert all(now <= was for now, was in zip(after["lab"], before["lab"], strict=True))
 
 
 @pytest.mark.parametrize("party", ["lab", "platform"])
@@ -333,12 +400,16 @@ at_least = 1
 """
 
 
+RETURN = '[[returns]]\nparty = "lab"\ninvested_usd = 5\n'
+
+
 def test_a_charter_is_read() -> None:
     found = parse_charter(TEXT, where="a.toml")
     assert [party.name for party in found.parties] == ["lab", "platform"]
     assert found.needs == {"lab", "platform"}
     assert found.classes[0].clauses[0].at_least == 1.0
     assert found.allows("serve", "anything")
+    assert parse_charter(f"{TEXT}\n{RETURN}cap = 1.5", where="a.toml").returns == (back("lab", 5, 1.5),)
 
 
 @pytest.mark.parametrize(
@@ -367,6 +438,11 @@ def test_a_charter_is_read() -> None:
         ("at_least = 1", 'at_least = 1\n[[classes]]\nname = "all"', "the class all is there twice"),
         ("revision = 1", 'revision = 1\nmode = "both"', "mode"),
         ("revision = 1", "revision = 1\n[spending]\nusd_per_run = -1", "usd_per_run"),
+        ("at_least = 1", f"at_least = 1\n{RETURN}cap = -1", "cap"),
+        ("at_least = 1", f"at_least = 1\n{RETURN}cap = inf", "cap"),
+        ("at_least = 1", f"at_least = 1\n{RETURN}", "missing required field `cap`"),
+        ("at_least = 1", f"at_least = 1\n{RETURN}cap = 1\n{RETURN}cap = 2", "the return of lab is there twice"),
+        ("at_least = 1", f"at_least = 1\n{RETURN}cap = 1".replace("lab", "ops"), "returns name ops, which is no party"),
     ],
 )
 def test_what_is_no_charter(old: str, new: str, said: str) -> None:

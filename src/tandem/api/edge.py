@@ -18,6 +18,7 @@ from tandem.api.platform import Platform
 from tandem.gateway.surfaces.errors import status_of
 from tandem.kit.errors import Forbidden, InvalidRequest, NotFound, PreconditionFailed, TandemError, TooLarge
 from tandem.kit.ids import sha256_hex
+from tandem.kit.typed import fault
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ DEFAULT_PAGE = 100
 MAX_BODY_BYTES = 1024 * 1024
 
 _TAGS = re.compile(r'\s*(?:(?:W/)?"[\x21\x23-\x7e]*"\s*(?:,\s*)?)+')
+_FIELD = re.compile(r" field `([^`]+)`\Z")
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')
 
 T = TypeVar("T")
@@ -148,7 +150,13 @@ async def json_body(request: Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(await _body(request), type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidRequest(f"The request body cannot be used: {error}.") from None
+        problem, key = fault(error)
+        field = _FIELD.search(problem)
+        raise InvalidRequest(
+            f"The request body cannot be used: {error}.",
+            remedy="GET /api/v1/docs lists its fields and what they take.",
+            param=".".join(filter(None, (key, field and field[1]))) or None,
+        ) from None
 
 
 async def _body(request: Request) -> bytes:

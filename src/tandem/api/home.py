@@ -1,17 +1,20 @@
 """The page at `/`, and what probes ask: /health, /ready, /metrics."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import tandem
+from tandem.accounts import Ledger
 from tandem.api.platform import Platform
 from tandem.kit.errors import Unavailable
-from tandem.serve import State
+from tandem.serve import Routes, State
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Tandem</title>
@@ -97,3 +100,21 @@ async def ready(platform: Platform, _request: Request) -> Response:
 async def metrics(platform: Platform, _request: Request) -> Response:
     """The counters of this process, in Prometheus' text format."""
     return Response(generate_latest(platform.meters.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class StateCollector(Collector):
+    """What Prometheus sees beside the gateway's own counters, read at the moment of a scrape."""
+
+    def __init__(self, routes: Routes, ledger: Ledger) -> None:
+        self._routes = routes
+        self._ledger = ledger
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample for each deployment, and the ledger's backlog."""
+        ready = GaugeMetricFamily("tandem_deployment_ready", "Whether a replica answers", labels=("deployment",))
+        for route in self._routes.names():
+            ready.add_metric((route.name,), float(route.state is State.READY))
+        yield ready
+        yield GaugeMetricFamily(
+            "tandem_ledger_unfolded", "Settled requests that are in the journal alone", value=self._ledger.unfolded
+        )

@@ -80,14 +80,26 @@ class Endpoint(NamedTuple):
     says: Says = Says()
 
 
-def describe(endpoints: Iterable[Endpoint], open_to_all: Mapping[str, OpenHandler]) -> Schema:
-    """The OpenAPI document of all routes: those of the table, and those that take no key, by their whole path."""
+def describe(
+    endpoints: Iterable[Endpoint],
+    open_to_all: Mapping[str, OpenHandler],
+    *,
+    reckoned: Mapping[type, Mapping[str, Schema]] | None = None,
+) -> Schema:
+    """The OpenAPI document of all routes: those of the table, and those that take no key, by their whole path.
+
+    `reckoned` are fields that types have in answers beside those that they keep, wherever they occur.
+    """
     endpoints = list(endpoints)
-    kinds = list(_kinds(endpoints))
+    kinds = [*_kinds(endpoints), *((("", "", kind.__name__), kind) for kind in reckoned or {})]
     schemas, components = msgspec.json.schema_components(
         [kind for _, kind in kinds], schema_hook=_any, ref_template="#/components/schemas/{name}"
     )
     found = {place: schema for (place, _), schema in zip(kinds, schemas, strict=True)}
+    for kind, more in (reckoned or {}).items():
+        component = components[found["", "", kind.__name__]["$ref"].rsplit("/", 1)[-1]]
+        component["properties"] |= more
+        component["required"] += more
     paths: dict[str, Schema] = {}
     for endpoint in endpoints:
         path = PREFIX + _PARAMETER.sub(r"{\1}", endpoint.path)

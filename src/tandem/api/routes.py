@@ -11,13 +11,32 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from tandem.accounts import Key, Role, UsageEvent
-from tandem.api import accounts, flows, home, registry, releases, serve
+from tandem.api import accounts, flows, home, plan, registry, releases, serve
 from tandem.api.edge import MAX_PAGE, Handler, Seen, Turns, error_response, guarded
 from tandem.api.openapi import PREFIX, Endpoint, OpenHandler, Says, describe, docs_page
 from tandem.api.platform import Platform
-from tandem.flows import Flow
+from tandem.flows import Against, Flow
+from tandem.flows.planning import (
+    FailuresAnswer,
+    FailuresAsk,
+    FundingAsk,
+    LayoutAnswer,
+    LayoutAsk,
+    QuoteAsk,
+    RunAsk,
+    ServingAsk,
+    SimulationAsk,
+    SystemsAnswer,
+    SystemsAsk,
+)
 from tandem.kit.errors import NotFound
 from tandem.kit.signing import Envelope
+from tandem.plan import ModelSize
+from tandem.plan.funding import FundingView
+from tandem.plan.quote import Quote
+from tandem.plan.serving import ServingPlan
+from tandem.plan.simulation import Sweep
+from tandem.plan.workshop import Forecast
 from tandem.registry import Dataset
 from tandem.serve import Deployment, RolloutFacts, State
 from tandem.spec import Run
@@ -96,6 +115,18 @@ _TABLE: tuple[tuple[str, str, Handler, Role] | tuple[str, str, Handler, Role, Sa
     ("GET", "/flows/{id}", flows.get_flow, Role.ADMIN, _FLOW),
     ("POST", "/flows/{id}/cancel", flows.cancel_a_flow, Role.ADMIN, _FLOW),
     ("POST", "/flows/{id}/retry", flows.retry_a_flow, Role.ADMIN, _FLOW),
+    # Only for admins: plans cost seconds of a processor, and tell of the runs and the money of the house.
+    ("POST", "/plan/quote", plan.plan_quote, Role.ADMIN, Says(answer=Quote, takes=QuoteAsk)),
+    ("POST", "/plan/layout", plan.plan_layout, Role.ADMIN, Says(answer=LayoutAnswer, takes=LayoutAsk)),
+    ("POST", "/plan/failures", plan.plan_failures, Role.ADMIN, Says(answer=FailuresAnswer, takes=FailuresAsk)),
+    ("POST", "/plan/serving", plan.plan_serving, Role.ADMIN, Says(answer=ServingPlan, takes=ServingAsk)),
+    ("POST", "/plan/systems", plan.plan_systems, Role.ADMIN, Says(answer=SystemsAnswer, takes=SystemsAsk)),
+    ("POST", "/plan/funding", plan.plan_funding, Role.ADMIN, Says(answer=FundingView, takes=FundingAsk)),
+    ("POST", "/plan/simulation", plan.plan_simulation, Role.ADMIN, Says(answer=Sweep, takes=SimulationAsk)),
+    ("POST", "/plan/run", plan.plan_run, Role.ADMIN, Says(answer=Forecast, takes=RunAsk)),
+    ("GET", "/plan/run/{id}", plan.plan_against, Role.ADMIN, Says(answer=Against)),
+    ("GET", "/plan/catalogue", plan.plan_catalogue, Role.USER, Says(answer=plan.CatalogueAnswer)),
+    ("GET", "/plan/factors", plan.plan_factors, Role.ADMIN, Says(answer=plan.FactorsAnswer)),
     ("GET", "/charter", releases.get_charter, Role.USER, Says(answer=releases.RevisionAnswer)),
     ("GET", "/charter/{revision}", releases.get_revision, Role.USER, Says(answer=releases.RevisionAnswer)),
     ("GET", "/evidence", releases.list_evidence, Role.USER, _EVIDENCE),
@@ -135,6 +166,12 @@ _OPEN: Mapping[str, OpenHandler] = {
 }
 
 
+_RECKONED: Mapping[type, Mapping[str, Any]] = {
+    ModelSize: {"parameters": {"type": "integer", "description": "All weights."}}
+}
+"""As `tandem.plan.plain` writes them."""
+
+
 def endpoints() -> list[Endpoint]:
     """All routes below /api/v1 that take a key, in the order in which they are tried."""
     return [Endpoint(*row) for row in _TABLE]
@@ -142,7 +179,7 @@ def endpoints() -> list[Endpoint]:
 
 def description() -> dict[str, Any]:
     """The OpenAPI document of all routes."""
-    return describe(endpoints(), _OPEN)
+    return describe(endpoints(), _OPEN, reckoned=_RECKONED)
 
 
 def api_routes(platform: Platform) -> list[BaseRoute]:

@@ -6,6 +6,7 @@ import tandem
 from tandem.cli import deploy, doctor, keys, models, up, usage
 from tandem.cli.context import AsJson, Quiet, emit
 from tandem.cli.demo import demo
+from tandem.cli.planning import plan
 from tandem.cli.releasing import charter, evaluate, flows, lineage, registry, release, rollout
 from tandem.cli.training import runs, train
 
@@ -27,6 +28,7 @@ app.command("usage")(usage.usage)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("lineage")(lineage.lineage)
+app.add_typer(plan.app, name="plan")
 app.add_typer(models.app, name="models")
 app.add_typer(registry.app, name="registry")
 app.add_typer(charter.app, name="charter")

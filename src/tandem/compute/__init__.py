@@ -1,6 +1,6 @@
 """Supercomputing systems, and runs on them: leases, supervision, restarts, preparation of data."""
 
-from tandem.compute.chores import Progress, prepare, write_report
+from tandem.compute.chores import Progress, prepare, probe, write_report
 from tandem.compute.lease import Lease, held
 from tandem.compute.supervisor import Log, Pace, Supervisor
 from tandem.compute.systems import SYSTEMS, Capacity, Condition, Status, System, open_system
@@ -27,5 +27,6 @@ __all__ = [
     "on_interrupt",
     "open_system",
     "prepare",
+    "probe",
     "write_report",
 ]

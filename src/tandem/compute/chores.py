@@ -1,4 +1,4 @@
-"""The workshop's chores in child processes: data made ready, with progress and errors come back, and reports."""
+"""The workshop's chores in child processes: data made ready with progress and errors, reports, measured machines."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import msgspec
 
 from tandem.kit import errors
 from tandem.kit.config import child_environment
-from tandem.kit.errors import TandemError
+from tandem.kit.errors import MissingPrerequisite, TandemError
 from tandem.kit.ids import new_id
 from tandem.kit.lines import write_whole
 from tandem.kit.log import get_logger
@@ -25,6 +25,9 @@ PROGRAM = ("-m", "tandem.train", "prepare")
 
 REPORT = ("-m", "tandem.train", "report")
 """The same, for the report of a run whose folder follows."""
+
+PROBE = ("-m", "tandem.train", "probe")
+"""The same, for a measurement of this machine."""
 
 _log = get_logger(__name__)
 _LINE_BYTES = 16 * 2**20  # the last line holds the whole recipe
@@ -77,6 +80,32 @@ async def write_report(run: RunFolder) -> None:
     if child.returncode != 0:
         last = complaint.decode(errors="replace").strip().splitlines()[-1:]
         _log.warning("a report could not be written", extra={"run": run.path.name, "cause": "".join(last)})
+
+
+async def probe(*, program: Sequence[str] = PROBE) -> dict[str, Any]:
+    """What the workshop measures of this machine in a second: device, peak_flops and peak_name, bf16_gain, threads.
+
+    Raises:
+        MissingPrerequisite: the workshop's packages are not installed, or it cannot measure; says what it complained.
+    """
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        *program,
+        env=child_environment(),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    said, complaint = await child.communicate()
+    if child.returncode == 0:
+        found: dict[str, Any] = msgspec.json.decode(said)
+        return found
+    last = complaint.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {child.returncode}"]
+    raise MissingPrerequisite(
+        f"This machine could not be measured: {last[0]}", remedy="`tandem doctor` says what training here needs."
+    )
 
 
 async def _run(words: Sequence[str], progress: Progress) -> dict[str, Any]:

@@ -23,11 +23,14 @@ from tandem.flows.durable import (
 from tandem.flows.endpoint import Stand, private_endpoint
 from tandem.flows.evaluate import Asking, Found, Means, Watcher, evaluate, suites_asked
 from tandem.flows.lineage import lineage, model_card
+from tandem.flows.plan import Against, against, calibration, ground_of, predicted
+from tandem.flows.quote import Quoted, funding_of, quoted
 from tandem.flows.retention import remove_version, retention
 from tandem.flows.train import Listener, resume, stop, train
 
 __all__ = [
     "STORIES",
+    "Against",
     "Asking",
     "Flow",
     "FlowState",
@@ -38,10 +41,13 @@ __all__ = [
     "Listener",
     "Means",
     "Order",
+    "Quoted",
     "Stand",
     "StepState",
     "Watcher",
     "WentBack",
+    "against",
+    "calibration",
     "cancel_flow",
     "deploy_version",
     "evaluate",
@@ -49,15 +55,19 @@ __all__ = [
     "executor_beside",
     "executor_role",
     "files_of",
+    "funding_of",
     "go_on_with_flows",
+    "ground_of",
     "has_flows",
     "is_executed",
     "lineage",
     "model_card",
     "parse_order",
     "permit",
+    "predicted",
     "private_endpoint",
     "promote",
+    "quoted",
     "remove_version",
     "resume",
     "retention",

@@ -55,13 +55,19 @@ def converted(table: object, kind: type[T], *, what: str, where: str, page: str)
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        problem, _, place = str(error).partition(" - at `$")
-        key = _INDEX.sub(r".\1", place.rstrip("`")).lstrip(".") or "the top"
+        problem, place = fault(error)
+        key = place or "the top"
         raise InvalidRequest(
             f"{_begun(what)} {where} is wrong at {key}: {problem}.",
             remedy=f"{page} lists the keys and what they take.",
             param=key,
         ) from error
+
+
+def fault(error: Exception) -> tuple[str, str]:
+    """What an error of msgspec says is wrong, and the dotted key at which it is; none is the top, or no type at all."""
+    problem, _, place = str(error).partition(" - at `$")
+    return problem, _INDEX.sub(r".\1", place.rstrip("`")).lstrip(".")
 
 
 def _begun(what: str) -> str:

@@ -108,6 +108,20 @@ class Spending(_Table, frozen=True):
     """What all runs of a month may cost together."""
 
 
+class Return(_Table, frozen=True):
+    """What a party gets back at most of what models earn; one without a table gets nothing, and the rest the mission.
+
+    What is there after all costs is shared by what each invested, until each is at its cap.
+    """
+
+    party: Name
+    """One of the parties."""
+    invested_usd: Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+    """What it invested, in US dollars."""
+    cap: Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+    """All that it ever gets back, as a multiple of what it invested."""
+
+
 class Charter(_Table, frozen=True):
     """The whole agreement."""
 
@@ -131,6 +145,8 @@ class Charter(_Table, frozen=True):
     """What training may cost."""
     revoked: tuple[PublicKey, ...] = ()
     """Keys whose signatures count for nothing any more, wherever they stand."""
+    returns: tuple[Return, ...] = ()
+    """What the parties get back at most; all else that models earn is the mission's."""
 
     def __post_init__(self) -> None:
         _refuse_contradictions(self)
@@ -192,6 +208,7 @@ def loosened(old: Charter, new: Charter, *, by: str) -> list[str]:
         *_others(old, new, by),
         *_rules(old, new),
         *_places(old, new),
+        *_returns(old, new, by),
     ]
 
 
@@ -290,6 +307,20 @@ def _places(old: Charter, new: Charter) -> Iterator[str]:
             yield f"{what} may cost {'anything' if other is None else f'{other:,.0f} USD'}"
 
 
+def _returns(old: Charter, new: Charter, by: str) -> Iterator[str]:
+    """A party alone may want less back, which leaves more to the mission; not more, and nothing of another's."""
+    before, after = ({one.party: one for one in charter.returns} for charter in (old, new))
+    for party in sorted(before.keys() | after.keys()):
+        nothing = Return(party=party, invested_usd=0, cap=0)
+        was, now = before.get(party, nothing), after.get(party, nothing)
+        if now.invested_usd > was.invested_usd:
+            yield f"{party} counts as having invested {now.invested_usd:,.2f} USD"
+        if now.cap > was.cap:
+            yield f"{party} may get back {now.cap:.10g} times what it invested"
+        if party != by and (now.invested_usd < was.invested_usd or now.cap < was.cap):
+            yield f"{party} may get back less"
+
+
 def _covers(wide: str, narrow: str) -> bool:
     """Whether a pattern holds all that another one does; known only of plain names and of `*`."""
     return wide == "*" or (not any(sign in narrow for sign in "*?[") and fnmatch.fnmatchcase(narrow, wide))
@@ -323,8 +354,11 @@ def _refuse_contradictions(charter: Charter) -> None:
     _refuse_twice("party", parties)
     _refuse_twice("class", [one.name for one in charter.classes])
     _refuse_twice("key", keys)
+    _refuse_twice("return of", [one.party for one in charter.returns])
     if unknown := set(charter.release_needs) - set(parties):
         raise ValueError(f"release_needs names {', '.join(sorted(unknown))}, which is no party")
+    if unknown := {one.party for one in charter.returns} - set(parties):
+        raise ValueError(f"returns name {', '.join(sorted(unknown))}, which is no party")
     for party in charter.parties:
         for right in ("sign", "amend"):
             if right == "sign" and party.name not in charter.needs:

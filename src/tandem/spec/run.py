@@ -92,6 +92,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     placement: Placement
     usd_per_hour: float = 0.0
     drop_newest_checkpoint: bool = False
+    planned: dict[str, float] = {}
+    """tokens_per_s and wall_s of the whole run, as the planner says before it begins; empty where it cannot."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The workshop's program: `prepare` makes data ready, `run` does an attempt of a run, `report` writes its report."""
+"""The workshop's program: `prepare` data, `run` an attempt, write the `report` of a run, `probe` this machine."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from tandem.spec import RunFolder
 
 
 def main() -> int:
-    """Run the step that the first argument names on the file that the second one names; returns the exit status."""
+    """Do what the first argument names, with the file that the second one names; returns the exit status."""
     match sys.argv[1:]:
         case ["prepare", request]:
             from tandem.train.data.prepare import prepare_main
@@ -22,8 +22,14 @@ def main() -> int:
 
             write_report(RunFolder(Path(folder)))
             return 0
+        case ["probe"]:
+            from tandem.train.measure.probe import probe_main
+
+            return probe_main()
         case _:
-            sys.stderr.write("usage: python -m tandem.train prepare REQUEST.json | run JOB.json | report RUN_FOLDER\n")
+            sys.stderr.write(
+                "usage: python -m tandem.train prepare REQUEST.json | run JOB.json | report RUN_FOLDER | probe\n"
+            )
             return 2
 
 

@@ -129,10 +129,12 @@ class Attempt:
         return probe(self._ranks.device, tokens=4 * self._recipe.batch.context, width=config.width, ffn=config.ffn)
 
     def _plan(self, machine: Machine, flops: float) -> dict[str, float]:
-        """What the whole run is expected to take, before anything is measured."""
+        """What the whole run is expected to take: as the planner said, or by a rule of thumb where it could not."""
         batch = self._recipe.batch
         speed = PLANNED_SHARE * machine.peak_flops * (self._ranks.world if machine.device != "cpu" else 1) / flops
         tokens = self._training.steps * batch.samples * batch.context
+        if self._job.planned:
+            return {"tokens": tokens, **self._job.planned}
         return {"tokens": tokens, "tokens_per_s": speed, "wall_s": tokens / speed, "share_of_peak": PLANNED_SHARE}
 
     def _account(self, resumed: bool) -> None:

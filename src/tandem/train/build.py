@@ -17,7 +17,7 @@ from tandem.train.nets import Llama, NetConfig, add_lora, load_folder
 from tandem.train.parallel import Ranks, greatest
 
 PLANNED_SHARE = 0.4
-"""Of the peak: what is planned with before anything is measured."""
+"""Of the peak: what is planned with where the planner has said nothing."""
 
 _MICRO_TOKENS = 2048  # that go through a CPU at once: more leaves its caches, fewer leave its cores idle
 _ACTIVATION_BYTES = 40  # for each token, layer and channel in bf16, forward kept for backward

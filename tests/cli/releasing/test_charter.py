@@ -107,6 +107,18 @@ def test_a_party_alone_tightens(run: Run, tmp_path: Path) -> None:
     assert "Revision 2 of the charter holds." in run("charter", "change", path, "--as", "bob").stdout
 
 
+def test_returns_need_both_parties_and_are_shown(run: Run, tmp_path: Path) -> None:
+    run("charter", "init", "--party", "lab=ada", "--party", "platform=bob")
+    added = '[[returns]]\nparty = "lab"\ninvested_usd = 1_500_000\ncap = 20\n\n[systems]'
+    path = changed(run, tmp_path, ("[systems]", added))
+    checked = run("charter", "check", path).stdout
+    assert "- lab counts as having invested 1,500,000.00 USD" in checked
+    assert "- lab may get back 20 times what it invested" in checked
+    assert "waits for platform" in run("charter", "change", path, "--as", "ada").stdout
+    assert "Revision 2 of the charter holds." in run("charter", "sign", "--as", "bob").stdout
+    assert "lab invested 1,500,000.00 USD and gets back at most 20 times that." in run("charter", "show").stdout
+
+
 def test_a_change_is_dropped(run: Run, tmp_path: Path) -> None:
     run("charter", "init", "--party", "lab=ada", "--party", "platform=bob")
     run("charter", "change", changed(run, tmp_path, LOOSER), "--as", "ada")

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.cli.training.facts import differences, losses_at_equal_tokens, measures, record, rows
-from tandem.kit.pages import percent, rate, short, span
 from tandem.spec import read_story
 from tests.run_folders import begin_run, write_run
 
@@ -68,16 +67,3 @@ def test_losses_at_equal_tokens_are_means_of_the_last_records() -> None:
     assert [tokens for tokens, _, _ in found] == pytest.approx([10 * number / 7 for number in range(8)])
     assert found[0][1:] == (10.0, 1.0)
     assert found[-1][1:] == (2.0, 1.0)  # the mean of 4, 3, 2, 1 and 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(0.0, "0 ms"), (0.0345, "34 ms"), (45.25, "45.2 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
-)
-def test_durations(seconds: float, expected: str) -> None:
-    assert span(seconds) == expected
-
-
-def test_what_is_no_number_has_no_words() -> None:
-    assert short(None) == percent(None) == rate(None) == percent("0.5") == ""
-    assert (short(0), short(1_500), percent(0.256), rate(1234.5)) == ("0", "1.5k", "25.6 %", "1,234 tokens/s")

@@ -7,7 +7,7 @@ import pytest
 from tandem.kit.errors import Conflict, NotFound
 from tandem.server import House
 from tandem.spec import Happened, Recipe, RunState
-from tests.cli.training.conftest import Run
+from tests.cli.conftest import Run
 from tests.run_folders import begin_run, measure, say, write, write_run
 
 FIRST, SECOND = "run_0001", "run_0002"

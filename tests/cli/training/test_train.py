@@ -13,7 +13,7 @@ from tandem.cli.training.train import check_workshop, read_placement, read_recip
 from tandem.kit.errors import InvalidRequest, MissingPrerequisite, TandemError
 from tandem.server import House
 from tandem.spec import Placement, Recipe, RunState
-from tests.cli.training.conftest import Run
+from tests.cli.conftest import Run
 from tests.run_folders import DATA
 
 FAKE = ("--system", "fake")

@@ -3,21 +3,21 @@
 import math
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.kit.pages.plots import Axis, Line, plot, smoothed, thinned, ticks
-from tandem.kit.pages.words import short
 
 FINITE = st.floats(-1e12, 1e12)
 POINTS = st.lists(st.tuples(st.floats(0, 1e12), st.floats(allow_nan=True, allow_infinity=True)), max_size=30)
 
 
-@given(POINTS, POINTS, st.booleans())
+@given(POINTS, POINTS, st.booleans(), st.booleans())
 def test_any_points_make_a_picture_inside_its_frame(
-    points: list[tuple[float, float]], dots: list[tuple[float, float]], log: bool
+    points: list[tuple[float, float]], dots: list[tuple[float, float]], log: bool, log_across: bool
 ) -> None:
     drawn = plot(
         [Line(name="a < b", points=points), Line(name="", points=dots, dots=True, style="held")],
@@ -25,8 +25,11 @@ def test_any_points_make_a_picture_inside_its_frame(
         title="<Loss>",
         marks=[1.0, math.inf],
         log=log,
+        log_across=log_across,
     )
-    good = [y for _, y in [*points, *dots] if abs(y) <= 1e30 and (y >= 1e-30 or not log)]
+    good = [
+        y for x, y in [*points, *dots] if abs(y) <= 1e30 and (y >= 1e-30 or not log) and (x >= 1e-30 or not log_across)
+    ]
     assert bool(drawn) == bool(good)
     if drawn:
         places = [float(number) for number in re.findall(r'(?:[xy]|cx|cy)="(-?[\d.]+)"', drawn)]
@@ -75,8 +78,37 @@ def test_smoothing_is_a_running_mean() -> None:
     assert smoothed(points, window=1) == points
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [(0, "0"), (1234, "1.23k"), (5e6, "5M"), (0.00123, "0.00123"), (-2e9, "-2G"), (7e13, "70T")]
-)
-def test_numbers_are_short(value: float, expected: str) -> None:
-    assert short(value) == expected
+def places(drawn: str, kind: str) -> list[float]:
+    """Where a plot has its dots: `cx` across, `cy` down."""
+    return [float(number) for number in re.findall(rf'{kind}="(-?[\d.]+)"', drawn)]
+
+
+def test_powers_of_ten_are_equally_far_across() -> None:
+    points = [(10.0**power, 1.0 + power) for power in range(-2, 5)]
+    drawn = plot([Line(name="", points=points, dots=True)], across="x", title="t", log_across=True)
+    across = places(drawn, "cx")
+    steps = [right - left for left, right in pairwise(across)]
+    assert steps == pytest.approx([steps[0]] * 6, abs=0.11)  # rounded to a tenth of a pixel
+    assert (across[0], across[-1]) == (52.0, 428.0), "the whole width is used"
+    for label in ("0.01", "1", "100", "10k"):
+        assert f">{label}</text>" in drawn
+
+
+def test_across_alone_goes_by_powers() -> None:
+    points = [(1.0, 0.0), (10.0, 5.0), (100.0, 10.0)]
+    drawn = plot([Line(name="", points=points, dots=True)], across="x", title="t", log_across=True)
+    down = places(drawn, "cy")
+    assert down[0] - down[1] == pytest.approx(down[1] - down[2], abs=0.11), "the values go evenly"
+
+
+def test_places_that_are_not_positive_have_none_by_powers() -> None:
+    points = [(-1.0, 1.0), (0.0, 2.0), (1.0, 3.0), (10.0, 4.0)]
+    drawn = plot([Line(name="", points=points, dots=True)], across="x", title="t", marks=[-1.0, 3.0], log_across=True)
+    assert len(places(drawn, "cx")) == 2
+    assert drawn.count('class="mark"') == 1
+    assert plot([Line(name="", points=points[:2])], across="x", title="t", log_across=True) == ""
+
+
+def test_a_single_place_by_powers_stands_in_the_middle() -> None:
+    drawn = plot([Line(name="", points=[(1e20, 2.0)])], across="FLOP", title="t", log_across=True)
+    assert places(drawn, "cx") == [240.0]

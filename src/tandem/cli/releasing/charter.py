@@ -264,6 +264,10 @@ def _drawn(house: House, revision: Revision, waiting: Amendment | None) -> Rende
     chain = house.charters.chain().revisions
     head = [f"{charter.name}, revision {charter.revision}, {charter.mode}  {revision.digest}"]
     head += [f"A release needs {' and '.join(sorted(charter.needs))}.", _places(charter)]
+    head += [
+        f"{one.party} invested {one.invested_usd:,.2f} USD and gets back at most {one.cap:g} times that."
+        for one in charter.returns
+    ]
     if waiting is not None:
         head.append(f"Revision {waiting.revision.charter.revision} waits for {' and '.join(sorted(waiting.missing))}.")
     members = [

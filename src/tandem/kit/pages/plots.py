@@ -41,16 +41,26 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
 
-def plot(lines: Sequence[Line], *, across: str, title: str, marks: Iterable[float] = (), log: bool = False) -> str:
+def plot(
+    lines: Sequence[Line],
+    *,
+    across: str,
+    title: str,
+    marks: Iterable[float] = (),
+    log: bool = False,
+    log_across: bool = False,
+) -> str:
     """An SVG of the lines; empty where no line has a point. `marks` are places on the axis `across`.
 
-    With `log` the values go by powers of ten, and those that are not positive are left out. So are those beyond 1e30.
+    With `log` the values go by powers of ten, with `log_across` the places; those that are not positive are left out
+    then. So are those beyond 1e30.
     """
-    seen = [_drawable(line, log=log) for line in lines]
+    seen = [_drawable(line, log=log, log_across=log_across) for line in lines]
     points = [point for line in seen for point in line.points]
     if not points:
         return ""
-    x, y = _axis([point[0] for point in points]), _axis([point[1] for point in points], log=log)
+    x = _axis([point[0] for point in points], log=log_across)
+    y = _axis([point[1] for point in points], log=log)
     body = [
         *_grid(x, y, across),
         *(_mark(x, place) for place in marks if x.low < place < x.high),
@@ -85,9 +95,9 @@ def ticks(axis: Axis, *, about: int = 5) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
-def _drawable(line: Line, *, log: bool) -> Line:
-    least = 1 / _LARGEST if log else -_LARGEST
-    good = [point for point in line.points if abs(point[0]) <= _LARGEST and least <= point[1] <= _LARGEST]
+def _drawable(line: Line, *, log: bool, log_across: bool) -> Line:
+    left, least = (1 / _LARGEST if by_powers else -_LARGEST for by_powers in (log_across, log))
+    good = [point for point in line.points if left <= point[0] <= _LARGEST and least <= point[1] <= _LARGEST]
     kept = good if line.dots else thinned(good, _MOST_POINTS)
     return Line(name=line.name, points=kept, style=line.style, dots=line.dots)
 

@@ -3,6 +3,8 @@
 from typing import TypeGuard
 
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_NEARLY = 0.9995  # of a thousand: three digits would round it up
+_BEYOND = 1e15  # larger ones have no suffix that people know
 _DAY_S = 86_400
 
 
@@ -12,11 +14,11 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def short(value: object) -> str:
-    """A number in about four characters: 12k, 3.4M, 0.002; empty for what is no number, as all of these are."""
+    """A number in about four characters: 12k, 3.4M, 0.002, 6e+23; empty for what is no number, as all of these are."""
     if not is_number(value):
         return ""
-    for size, suffix in _SUFFIXES:
-        if abs(value) >= size:
+    for size, suffix in _SUFFIXES if abs(value) < _NEARLY * _BEYOND else ():
+        if abs(value) >= _NEARLY * size:
             return f"{value / size:.3g}{suffix}"
     return f"{value:.3g}"
 
@@ -52,9 +54,9 @@ def size(count: object) -> str:
 
 def span(seconds: float) -> str:
     """A duration: 34 ms, 45.2 s, 3 min 20 s, 2 h 05 min, 12.5 days."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{1000 * seconds:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     if seconds >= 3 * _DAY_S:
         return f"{seconds / _DAY_S:,.1f} days"

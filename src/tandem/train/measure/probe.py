@@ -1,8 +1,10 @@
 """What this machine computes: a second of measured products of matrices decides the precision and names the peak."""
 
+import json
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -18,6 +20,7 @@ _GPU_PEAKS = (
     ("A10G", 70e12),
 )
 _TRIAL_S = 0.15
+_TRIAL_TOKENS, _TRIAL_WIDTH = 1024, 256  # of a model that is not known yet
 _SIDE = 768  # of the square matrices whose product is the peak: out of every cache's comfort, 1 GFLOP
 
 
@@ -45,6 +48,14 @@ def probe(device: torch.device, *, tokens: int, width: int, ffn: int) -> Machine
     threads = torch.get_num_threads()
     name = f"measured {kind} GEMM {_SIDE}x{_SIDE}x{_SIDE}, {threads} threads"
     return Machine(device="cpu", bf16_gain=gain, peak_flops=peak, peak_name=name, threads=threads)
+
+
+def probe_main() -> int:
+    """Write what this machine computes to the standard output, as JSON; by products of a small model's shapes."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = probe(device, tokens=_TRIAL_TOKENS, width=_TRIAL_WIDTH, ffn=4 * _TRIAL_WIDTH)
+    sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    return 0
 
 
 def _gpu(device: torch.device) -> Machine:

@@ -1,0 +1,1 @@
+"""The commands of the planner: `tandem plan` and what it answers."""

@@ -1,0 +1,84 @@
+"""What `tandem plan --budget` prints: the plan of a run on one page, its report, and its recipe and placement."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from tandem.cli.context import notes
+from tandem.cli.planning.show import basis, between, facts
+from tandem.kit.errors import Conflict
+from tandem.kit.lines import write_whole
+from tandem.kit.pages import percent, short, size, span
+from tandem.plan import Cluster
+from tandem.plan.quote import Quote, Way, written
+from tandem.plan.units import flop_text, parameters_text, usd_text
+
+RECIPE, PLACEMENT = "recipe.toml", "placement.toml"
+
+
+def page_of(found: Quote, *, explain: bool) -> str:
+    """The answer on one page."""
+    return "\n\n".join([*_page(found), basis(found.derivation, explain=explain)])
+
+
+def _page(found: Quote) -> Iterator[str]:
+    yield (
+        f"Train {parameters_text(found.model.parameters)} weights on {parameters_text(found.tokens)} tokens "
+        f"with {_many(found.devices, 'device')} of {found.system}"
+    )
+    yield facts(_facts(found))
+    if found.alternatives:
+        told = "\n".join(f"  {one.name}: {one.why}" for one in found.alternatives)
+        yield f"Instead\n{told}"
+
+
+def _facts(found: Way) -> Iterator[tuple[str, str]]:
+    model, step, memory = found.model, found.layout.step, found.layout.memory
+    yield "loss", _loss(found)
+    yield "time", between(found.wall_s, span)
+    if found.cost_usd.mid:
+        yield "cost", between(found.cost_usd, usd_text)
+    yield "model", f"{model.layers} layers of width {model.width:,}, {model.heads} heads, context {model.context:,}"
+    yield "computing", f"{flop_text(found.flop)}, {found.steps:,} steps of {found.samples:,} sequences"
+    yield "layout", f"{_many(found.hosts, 'host')}: {found.layout.layout.words}"
+    yield "speed", f"{short(step.tokens_per_s)} tokens/s, MFU {percent(step.mfu_share)}, {span(step.total_s)} a step"
+    yield "memory", f"{size(memory.total_bytes)} of {size(memory.device_bytes)} a device"
+    interruptions = between(found.interruptions, lambda count: f"{count:,.0f}")
+    yield "failures", f"{interruptions}, so save each {span(found.checkpoint_every_s)}"
+    yield "goodput", between(found.goodput_share, percent)
+    if found.spare_hosts:
+        yield "standing by", f"{_many(found.spare_hosts, 'more host')} to replace failed ones at once; not in the cost"
+
+
+def _loss(found: Way) -> str:
+    told = between(found.loss_nats, lambda nats: f"{nats:.3f}")
+    guessing = math.log(found.model.vocab)
+    if found.loss_nats.mid > guessing:
+        return f"not known: the law says {told}, and guessing is {guessing:.1f}; it does not reach down so far"
+    return f"{told} nats a token"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def write_plan(found: Quote, cluster: Cluster, folder: Path, *, name: str) -> list[Path]:
+    """Write the recipe and the placement of a plan to a folder; returns both files.
+
+    Raises:
+        Conflict: one of them is there already.
+        InvalidRequest: the workshop cannot say this plan.
+    """
+    made = written(found, cluster, name=name)
+    files = {folder / RECIPE: made.recipe, folder / PLACEMENT: made.placement}
+    for path in files:
+        if path.exists():
+            raise Conflict(f"{path} is there already.", remedy="Name another folder, or move it away.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, told in files.items():
+        write_whole(path, msgspec.toml.encode(told))
+    for warning in made.warnings:
+        notes.print(f"Mind: {warning}")
+    return list(files)
