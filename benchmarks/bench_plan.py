@@ -41,6 +41,7 @@ from tandem.spec import Placement, Recipe, Run, parse_recipe
 
 CODE_FILES = 60
 DEVICES = 100_000
+LONGER = 4  # times the steps below: some seconds of training, so that a moment's noise does not count
 
 
 class Trial(NamedTuple):
@@ -96,7 +97,7 @@ def recipe_of(name: str, trial: Trial, *, text: Path, code: Path) -> Recipe:
             "objective": {"name": trial.objective},
             "optimizer": {"lr": 1e-3, "name": trial.optimizer},
             "batch": {"samples": trial.samples, "context": trial.context},
-            "budget": {"steps": trial.steps},
+            "budget": {"steps": LONGER * trial.steps},
             "precision": trial.precision,
             "evaluation": {
                 "every": 10**6,

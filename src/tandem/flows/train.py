@@ -20,30 +20,22 @@ from tandem.compute import (
     write_report,
 )
 from tandem.compute import prepare as prepare_in_child
+from tandem.flows import plan
 from tandem.flows.allowance import check_allowance
 from tandem.flows.plan import leave_outcome, planned
 from tandem.kit import clock
-from tandem.kit.config import Settings
 from tandem.kit.errors import Conflict
-from tandem.registry import CharterBook, Datasets, Registry, Runs, register_run
+from tandem.registry import Datasets, Registry, register_run
 from tandem.spec import Happened, Job, Placement, Recipe, Run, RunState, recipe_id
 
 _LOOK_S = 0.2
 
 
-class Rooms(Protocol):
+class Rooms(plan.Rooms, Protocol):
     """What the story stands on."""
 
     @property
-    def settings(self) -> Settings: ...
-    @property
-    def registry(self) -> Registry: ...
-    @property
-    def runs(self) -> Runs: ...
-    @property
     def datasets(self) -> Datasets: ...
-    @property
-    def charters(self) -> CharterBook: ...
 
 
 Prepare = Callable[..., Awaitable[Recipe]]

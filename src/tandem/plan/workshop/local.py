@@ -108,6 +108,8 @@ class Rates:
     """Each token and word of the vocabulary: the softmax and its gradient."""
     call_s: float
     """Each layer of each micro-batch, whatever its size."""
+    each_step_s: float
+    """Each step, whatever its size: its batch is dealt, its norm taken, its record written."""
     weight_s: float
     """Each trained weight: its gradient, the norm, and the optimizer."""
     muon_ratio: float
@@ -139,6 +141,7 @@ STEP_RATES = (
     "channel_s",
     "logit_s",
     "call_s",
+    "each_step_s",
     "weight_s",
     "muon_ratio",
 )
@@ -150,7 +153,8 @@ CPU = Rates(
     attention_ratio=2.95,
     channel_s=1.2e-9,
     logit_s=5.1e-9,
-    call_s=1.65e-3,
+    call_s=1.5e-3,
+    each_step_s=6e-3,
     weight_s=3.55e-9,
     muon_ratio=2.45,
 )
@@ -163,6 +167,7 @@ GPU = Rates(
     channel_s=1e-11,
     logit_s=1e-11,
     call_s=5e-4,
+    each_step_s=3e-3,
     weight_s=2e-11,
     muon_ratio=1.5,
     start_s=15.0,
@@ -221,6 +226,7 @@ def quantities(work: Workload, device: Device) -> dict[str, float]:
         "channel_s": float(tokens * model.layers * (8 * model.width + 3 * model.ffn)),
         "logit_s": float(tokens * model.vocab),
         "call_s": float(work.micro_batches * model.layers),
+        "each_step_s": 1.0,
         "weight_s": float(work.trained),
         "muon_ratio": muon / peak_flops,
     }
