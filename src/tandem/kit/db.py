@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 import tandem
+from tandem.kit import clock
 from tandem.kit.errors import ConfigError, IntegrityError, MissingPrerequisite, StorageFull, TandemError, Unavailable
 
 T = TypeVar("T")
 
 # Longer than any transaction of ours, shorter than a client's patience.
 BUSY_TIMEOUT_S = 10
+_BUSY_POLL_S = 0.02
 # Any number that no other program on the same server is likely to lock.
 _MIGRATION_LOCK = 0x7A4DE3
 # The least that SQLite's WAL index takes on the disk: https://www.sqlite.org/walformat.html#the_wal_index_file_format
@@ -208,8 +211,26 @@ def _connect_args(url: str) -> dict[str, object]:
 def _sqlite_connected(connection: sqlite3.Connection, _record: object) -> None:
     # Python's driver would begin by itself, too late and never before CREATE TABLE; `_sqlite_begin` does it instead.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+    _write_ahead(connection)
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Have the file keep a write-ahead log.
+
+    A new file changes to that only while nobody else is in a transaction, and SQLite does not wait for that by itself.
+    """
+    deadline = clock.monotonic_seconds() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or clock.monotonic_seconds() > deadline:
+                raise
+            time.sleep(_BUSY_POLL_S)
+        else:
+            return
 
 
 def _sqlite_begin(connection: sa.Connection) -> None:

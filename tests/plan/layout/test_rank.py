@@ -81,7 +81,7 @@ def test_what_is_assumed_is_a_warning() -> None:
     warnings = rank_layouts(job(1e9, samples=64, context=2048, precision="fp16"), old).derivation.warnings
     assert warnings == ("No published run tells what fp16 products reach on v100-32; 60 % of the peak is assumed.",)
     own = rank_layouts(job(), h100(), factor_ratio=1.25).derivation.warnings
-    assert own == ("Times are those of the model times 1.25, as own runs on 8xh100 took.",)
+    assert own == ("Times are those of the model times 1.25, the calibration of 8xh100.",)
 
 
 def test_own_runs_scale_times_and_change_no_order() -> None:
