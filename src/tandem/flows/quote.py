@@ -163,4 +163,5 @@ def _factor(known: Factor, ratio: float) -> Factor:
         system=LOCAL,
         ratio=Interval(ratio * spread.low / spread.mid, ratio, ratio * spread.high / spread.mid),
         runs=known.runs or ("forecast",),
+        source=f"the forecast of the workshop's runs, calibrated by {len(known.runs)} of this machine",
     )

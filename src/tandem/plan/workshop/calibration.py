@@ -39,6 +39,8 @@ class Factor:
     """Measured by predicted seconds."""
     runs: tuple[str, ...] = ()
     """Those it was learnt from."""
+    source: str = ""
+    """What else it is from."""
 
     @property
     def step(self) -> Step:
@@ -48,7 +50,7 @@ class Factor:
             what=f"calibration of {self.system}",
             formula="measured by predicted time: the median of own runs, drawn to 1 the more the fewer there are",
             value=f"{self.ratio.mid:.3g} (90 % of runs in {self.ratio.low:.3g} to {self.ratio.high:.3g})",
-            source=many,
+            source=self.source or many,
         )
 
 
