@@ -113,19 +113,23 @@ async def test_asked_to_stop_it_loses_no_step(shop: Workshop, undisturbed: dict[
 
 
 async def test_another_number_of_workers_sees_the_same_samples(shop: Workshop, undisturbed: dict[int, str]) -> None:
-    """Two workers, then one, then two: the losses are those of one alone, to a relative 1e-5."""
+    """Two workers, then one, then two: the losses are those of one alone, to a relative 1e-5 in fp32.
+
+    bf16 rounds each sum of another order to three digits, where a processor has it.
+    """
+    exact = {"precision": "fp32"}
 
     async def stop_at(run: Run, step: int) -> None:
         os.kill(workers(await shop.at_step(run, step))[0], signal.SIGTERM)
 
-    run = await shop.disturbed(shop.begin(placed(workers=2)), lambda run: stop_at(run, 15))
+    run = await shop.disturbed(shop.begin(placed(workers=2), **exact), lambda run: stop_at(run, 15))
     assert run.state is RunState.PAUSED, run.reason
     shop.house.runs.place(run.run_id, placed(workers=1))
     run = await shop.disturbed(run, lambda run: stop_at(run, run.step + 15))
     assert run.state is RunState.PAUSED, run.reason
     run = await shop.supervise(run, placement=placed(workers=2))
     assert run.state is RunState.SUCCEEDED, run.reason
-    alone = await shop.supervise(shop.begin(placed()))
+    alone = await shop.supervise(shop.begin(placed(), **exact))
     assert shop.losses(run).keys() == shop.losses(alone).keys()
     assert shop.losses(run) == pytest.approx(shop.losses(alone), rel=1e-5)
 
@@ -209,14 +213,24 @@ async def test_what_does_not_fit_the_memory_is_cut_smaller(shop: Workshop) -> No
     """The gradient is the same, and so is the recipe."""
     batch = {"samples": 128, "context": 64}
     roomy = placed()
-    changes = {"batch": batch, "budget": {"steps": 3}, "evaluation": {"every": 3, "samples": 2}}
+    # In fp32, whose memory is the same on all processors.
+    changes = {
+        "batch": batch,
+        "budget": {"steps": 3},
+        "evaluation": {"every": 3, "samples": 2},
+        "precision": "fp32",
+    }
     cut = await shop.supervise(shop.begin(roomy, **changes))
     whole = msgspec.structs.replace(roomy, micro_samples=128)
     run = await shop.supervise(shop.begin(whole, **changes), system=Cramped(spare_mib=220))
     assert run.state is RunState.SUCCEEDED, run.reason
     assert shop.endings(run)[0] == "out_of_memory"
     sizes = [event.fields["micro_samples"] for event in shop.told(run, Happened.RUNNING)]
-    assert sizes == [128 >> place for place in range(len(sizes))]
+    # So near the limit some libraries die without a word: then the same size is tried again.
+    cuts = list(dict.fromkeys(sizes))
+    assert len(cuts) > 1
+    assert cuts == [128 >> place for place in range(len(cuts))]
+    assert sizes == sorted(sizes, reverse=True)
     assert run.recipe_id == cut.recipe_id == recipe_id(shop.house.runs.recipe(run.run_id))
     assert shop.losses(run) == pytest.approx(shop.losses(cut), rel=1e-4)
 
