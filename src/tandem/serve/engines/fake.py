@@ -51,6 +51,7 @@ class FakeEngine:
         self._known_to = ""  # the adapter that read them
         self._predicted = 0
         self._runner: web.AppRunner | None = None
+        self._ending = asyncio.Lock()
         self._address: Address | None = None
         self._ended: asyncio.Future[str] | None = None
 
@@ -60,10 +61,16 @@ class FakeEngine:
             raise EngineFailed(self.fails_to_start)
         key = ids.new_secret("engine")
         runner = web.AppRunner(self._app(key), handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
         self._runner = runner
+        await runner.setup()
+        # A start that is cancelled while it begins to listen would leave a port open that nobody knows of.
+        listening = asyncio.ensure_future(web.TCPSite(runner, "127.0.0.1", 0).start())
+        try:
+            await asyncio.shield(listening)
+        except asyncio.CancelledError:
+            await listening
+            raise
+        host, port = runner.addresses[0][:2]
         self._address = Address(url=f"http://{host}:{port}", api_key=key)
         self._ended = asyncio.get_running_loop().create_future()
         return self._ended
@@ -102,9 +109,10 @@ class FakeEngine:
 
     async def _end(self, reason: str) -> None:
         self._address = None
-        runner, self._runner = self._runner, None  # at once: it may crash while it is being stopped
-        if runner is not None:
-            await runner.cleanup()
+        async with self._ending:  # it may crash while it is being stopped
+            if self._runner is not None:
+                await self._runner.cleanup()
+                self._runner = None
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(reason)
 
