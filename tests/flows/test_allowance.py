@@ -9,6 +9,7 @@ import pytest
 from tandem import flows
 from tandem.flows import allowance
 from tandem.flows.allowance import check_allowance
+from tandem.flows.planning import money
 from tandem.kit.config import load_settings
 from tandem.kit.errors import Forbidden, NotFound
 from tandem.registry import first_charter
@@ -75,12 +76,12 @@ def test_a_run_that_may_cost_too_much(house: House, usd: float, said: str) -> No
 def test_a_month_that_is_spent(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     agree(house, (LAST, LAST + SPENDING))
     costs = {house.runs.create(pinned(), costing(10.0)).run_id: cost for cost in (9.0, 8.0)}
-    story = allowance.read_story
+    story = money.read_story
 
     class Told(msgspec.Struct):
         usd: float
 
-    monkeypatch.setattr(allowance, "read_story", lambda folder: Told(story(folder).usd + costs[folder.path.name]))
+    monkeypatch.setattr(money, "read_story", lambda folder: Told(story(folder).usd + costs[folder.path.name]))
     check_allowance(house, costing(8.0))
     with pytest.raises(Forbidden, match="a month 25.00 USD, of which 17.00 are spent"):
         check_allowance(house, costing(8.01))

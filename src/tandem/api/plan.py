@@ -59,7 +59,7 @@ class FactorsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 async def plan_quote(platform: Platform, _principal: Principal, request: Request) -> Response:
     """From money, devices for a time, or a loss to a model, its tokens, a layout, days and dollars."""
     ask = await json_body(request, QuoteAsk)
-    # Measuring this machine and reading own runs wait; the arithmetic of the catalogue's systems is done on its thread.
+    # The story waits for a probe and in between reckons for seconds, so all of it goes to the thread.
     found = await _reckoned(lambda: asyncio.run(flows.quoted(ask, house=platform)))
     return JSONResponse(plain(found.quote))
 
@@ -126,9 +126,7 @@ async def plan_against(platform: Platform, _principal: Principal, request: Reque
 async def plan_catalogue(platform: Platform, _principal: Principal, _request: Request) -> Response:
     """Accelerators, hosts, prices and systems that plans rest on, with date and source."""
     ground = await asyncio.to_thread(flows.ground_of, platform)
-    rows = ground.catalogue
-    answer = {kind: dict(getattr(rows, kind)) for kind in ("accelerators", "hosts", "prices", "systems")}
-    return JSONResponse(plain({**answer, "allowed": ground.allowed}))
+    return JSONResponse({**plain(ground.catalogue), "allowed": list(ground.allowed)})
 
 
 async def plan_factors(platform: Platform, _principal: Principal, _request: Request) -> Response:

@@ -65,21 +65,9 @@ async def prepare(
 
 async def write_report(run: RunFolder) -> None:
     """Have the workshop write the report of a run as it stands. One that cannot be written is no failure of the run."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        *REPORT,
-        str(run.path),
-        env=child_environment(),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    _, complaint = await child.communicate()
-    if child.returncode != 0:
-        last = complaint.decode(errors="replace").strip().splitlines()[-1:]
-        _log.warning("a report could not be written", extra={"run": run.path.name, "cause": "".join(last)})
+    status, _, complaint = await _ended([*REPORT, str(run.path)])
+    if status != 0:
+        _log.warning("a report could not be written", extra={"run": run.path.name, "cause": complaint})
 
 
 async def probe(*, program: Sequence[str] = PROBE) -> dict[str, Any]:
@@ -88,10 +76,22 @@ async def probe(*, program: Sequence[str] = PROBE) -> dict[str, Any]:
     Raises:
         MissingPrerequisite: the workshop's packages are not installed, or it cannot measure; says what it complained.
     """
+    status, said, complaint = await _ended(program)
+    if status == 0:
+        found: dict[str, Any] = msgspec.json.decode(said)
+        return found
+    raise MissingPrerequisite(
+        f"This machine could not be measured: {complaint or f'exit status {status}'}",
+        remedy="`tandem doctor` says what training here needs.",
+    )
+
+
+async def _ended(words: Sequence[str]) -> tuple[int | None, bytes, str]:
+    """A child that has ended: its exit status, what it said, and the last line of what it complained."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
-        *program,
+        *words,
         env=child_environment(),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -99,13 +99,7 @@ async def probe(*, program: Sequence[str] = PROBE) -> dict[str, Any]:
         start_new_session=True,
     )
     said, complaint = await child.communicate()
-    if child.returncode == 0:
-        found: dict[str, Any] = msgspec.json.decode(said)
-        return found
-    last = complaint.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {child.returncode}"]
-    raise MissingPrerequisite(
-        f"This machine could not be measured: {last[0]}", remedy="`tandem doctor` says what training here needs."
-    )
+    return child.returncode, said, "".join(complaint.decode(errors="replace").strip().splitlines()[-1:])
 
 
 async def _run(words: Sequence[str], progress: Progress) -> dict[str, Any]:

@@ -1,15 +1,13 @@
 """Allowance: where the charter lets a run train and what it lets it cost, asked before any worker starts."""
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Protocol
 
+from tandem.flows.planning import spent_in
 from tandem.kit import clock
 from tandem.kit.errors import Forbidden
 from tandem.registry import CharterBook, Runs
-from tandem.spec import Placement, Run, read_story
+from tandem.spec import Placement
 
-_PAGE = 100  # runs read at a time
 _REMEDY = "Set `usd` under `limits` of the placement, or agree on another charter: `tandem charter change`."
 
 
@@ -44,22 +42,9 @@ def check_allowance(house: Rooms, placement: Placement, *, run_id: str = "") -> 
     if (most := charter.spending.usd_per_run) is not None and not 0 < asked <= most:
         raise _too_dear(asked, f"a run at most {most:,.2f} USD")
     if (month := charter.spending.usd_per_month) is not None:
-        spent = sum(read_story(house.runs.folder(run.run_id)).usd for run in _this_month(house, besides=run_id))
+        spent = spent_in(house.runs, clock.now(), besides=run_id)
         if not 0 < asked <= month - spent:
             raise _too_dear(asked, f"a month {month:,.2f} USD, of which {spent:,.2f} are spent")
-
-
-def _this_month(house: Rooms, *, besides: str) -> Iterator[Run]:
-    """The other runs that began in this calendar month, UTC."""
-    begun = clock.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    after: str | None = None
-    while page := house.runs.newest(limit=_PAGE, after=after):
-        for run in page:
-            if datetime.fromtimestamp(run.created_at / 1000, UTC) < begun:
-                return
-            if run.run_id != besides:
-                yield run
-        after = page[-1].run_id
 
 
 def _too_dear(asked: float, allowed: str) -> Forbidden:

@@ -4,7 +4,6 @@ import asyncio
 import statistics
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from tandem.compute import probe as probe_in_child
@@ -16,7 +15,6 @@ from tandem.flows.planning import (
     keep_outcome,
     outcome_of,
     outcomes,
-    rules_of,
     work_of_recipe,
 )
 from tandem.kit.config import Settings
@@ -70,10 +68,10 @@ def ground_of(house: Rooms) -> Ground:
         InvalidRequest: the home folder's catalogue.toml is wrong; names the key.
         IntegrityError: the charter is broken.
     """
-    catalogue, allowed = catalogue_of(house.settings.home), rules_of(house.charters, house.runs).train
+    catalogue, current = catalogue_of(house.settings.home), house.charters.chain().current
     return Ground(
         catalogue=catalogue,
-        allowed=tuple(name for name in catalogue.systems if any(fnmatchcase(name, one) for one in allowed)),
+        allowed=tuple(name for name in catalogue.systems if current is None or current.charter.allows("train", name)),
         factors=calibration(house),
     )
 

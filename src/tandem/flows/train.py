@@ -22,7 +22,6 @@ from tandem.compute import (
 from tandem.compute import prepare as prepare_in_child
 from tandem.flows import plan
 from tandem.flows.allowance import check_allowance
-from tandem.flows.plan import leave_outcome, planned
 from tandem.kit import clock
 from tandem.kit.errors import Conflict
 from tandem.registry import Datasets, Registry, register_run
@@ -117,7 +116,7 @@ async def resume(
             version = await asyncio.to_thread(register_run, run, house.registry, house.runs, house.datasets)
             await supervisor.say(Happened.REGISTERED, version=version.ref)
             await supervisor.say(Happened.SUCCEEDED)
-            await asyncio.to_thread(leave_outcome, run_id, house=house)
+            await asyncio.to_thread(plan.leave_outcome, run_id, house=house)
         await write_report(folder)
     return house.runs.read(run_id)
 
@@ -179,7 +178,7 @@ def _supervisor(run: Run, house: Rooms, lease: Lease, *, system: System | None, 
         attempt=0,
         recipe=recipe,
         placement=placement,
-        planned=planned(recipe, placement, house=house),
+        planned=plan.planned(recipe, placement, house=house),
     )
     return Supervisor(
         system or open_system(placement.system, house.settings),

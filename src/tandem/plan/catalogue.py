@@ -1,7 +1,7 @@
 """The hardware catalogue: accelerators, hosts, prices and systems from reviewed TOML, each row with date and source."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -159,16 +159,7 @@ class Cluster:
 
     def of_hosts(self, hosts: int) -> "Cluster":
         """The same with another number of hosts."""
-        return Cluster(
-            name=self.name,
-            accelerator=self.accelerator,
-            host=self.host,
-            hosts=hosts,
-            price=self.price,
-            failures_per_1000_node_days=self.failures_per_1000_node_days,
-            restart_s=self.restart_s,
-            region=self.region,
-        )
+        return replace(self, hosts=hosts)
 
     @property
     def rows(self) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """The report of a plan: one HTML file with the answer, plots of what would change it, and how it came about."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html import escape
 
 from tandem.kit.errors import InvalidRequest
-from tandem.kit.pages import Line, Point, page, percent, plot, section, size, span, table
+from tandem.kit.pages import Line, Point, between, page, percent, plot, section, size, span, table
 from tandem.plan.catalogue import Cluster
 from tandem.plan.derivation import Derivation
 from tandem.plan.layout import Candidate, Job, rank_layouts
@@ -12,7 +12,7 @@ from tandem.plan.quote import Quote, Way
 from tandem.plan.quote.pace import pace_of
 from tandem.plan.reliability import Faults, checkpoint_cost, endure
 from tandem.plan.scaling import LAWS
-from tandem.plan.units import DAY_S, HOUR_S, Interval, parameters_text, usd_text
+from tandem.plan.units import DAY_S, HOUR_S, parameters_text, usd_text
 from tandem.plan.workshop import Factor
 
 _MEMORY = ("weights", "gradients", "optimizer", "activations", "logits", "reserve")
@@ -46,13 +46,13 @@ def report(found: Quote, cluster: Cluster, *, factor: Factor | None = None) -> s
 
 def _head(found: Quote, title: str) -> str:
     facts = {
-        "loss, nats a token": _between(found.loss_nats, lambda nats: f"{nats:.3f}"),
-        "time": _between(found.wall_s, span),
-        "cost": _between(found.cost_usd, usd_text) if found.cost_usd.mid else "not known",
+        "loss, nats a token": between(found.loss_nats, lambda nats: f"{nats:.3f}"),
+        "time": between(found.wall_s, span),
+        "cost": between(found.cost_usd, usd_text) if found.cost_usd.mid else "not known",
         "devices": f"{found.devices:,}",
         "MFU": percent(found.layout.step.mfu_share),
-        "goodput": _between(found.goodput_share, percent),
-        "interruptions": _between(found.interruptions, lambda count: f"{count:,.0f}"),
+        "goodput": between(found.goodput_share, percent),
+        "interruptions": between(found.interruptions, lambda count: f"{count:,.0f}"),
         "save each": span(found.checkpoint_every_s),
     }
     cells = "".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
@@ -194,8 +194,3 @@ def _steps(derivation: Derivation) -> str:
 def _basis(derivation: Derivation) -> str:
     told = [*derivation.rows, *derivation.conventions]
     return f"<ul>{''.join(f'<li>{escape(one)}</li>' for one in told)}</ul>"
-
-
-def _between(interval: Interval, words: Callable[[float], str]) -> str:
-    low, mid, high = words(interval.low), words(interval.mid), words(interval.high)
-    return mid if low == high else f"{mid} ({low} to {high})"

@@ -11,11 +11,10 @@ import numpy.typing as npt
 
 from tandem.kit.errors import InvalidRequest, NotFound
 from tandem.plan.derivation import Derivation, Step
-from tandem.plan.units import Interval, flop_text, parameters_text
+from tandem.plan.units import SURE_DEVIATIONS, Interval, flop_text, parameters_text
 
 Floats = npt.NDArray[np.float64]
 
-_Z = 1.6448536269514722  # a 90 % interval reaches so many standard errors to each side
 _FIT_FLOP = (1.4e18, 1.3e22)  # the smallest and the largest run that was fitted
 _EXTRAPOLATED_RATIO = 100.0  # so many times beyond them a law is a guess: said so
 
@@ -72,7 +71,9 @@ class Law:
 
     def loss_interval_nats(self, parameters: float, tokens: float) -> Interval:
         """The same with the 90 % interval that the law's own uncertainty leaves; see `covariance`."""
-        return _around(self.loss_nats(parameters, tokens), _Z * self._error(self._loss_gradient(parameters, tokens)))
+        return _around(
+            self.loss_nats(parameters, tokens), SURE_DEVIATIONS * self._error(self._loss_gradient(parameters, tokens))
+        )
 
     def optimum(self, flop: float) -> Optimum:
         """The split of an amount of computing with the lowest loss: N = G (C/6)^(beta/(alpha+beta)), D = C/(6 N),
@@ -83,7 +84,7 @@ class Law:
         """
         parameters = math.exp(self._ln_size(flop))
         tokens = flop / (6 * parameters)
-        spread = math.exp(_Z * self._error(self._ln_size_gradient(flop)))
+        spread = math.exp(SURE_DEVIATIONS * self._error(self._ln_size_gradient(flop)))
         return Optimum(
             flop=flop,
             parameters=Interval(parameters / spread, parameters, parameters * spread),

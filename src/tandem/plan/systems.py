@@ -245,8 +245,11 @@ def second_tranche(
     more_usd: float,
     rules: Rules | None = None,
     factors: Mapping[str, Factor] | None = None,
+    first: Quote | None = None,
 ) -> MoreMoney:
     """What `more_usd` buy on top of the budget of an ask, each time on the best system that may have it.
+
+    `first` is what the budget alone buys, where `compare_systems` was asked already.
 
     Raises:
         InvalidRequest: the ask has no budget, or no system may and can have it with the first tranche, or with both.
@@ -264,7 +267,7 @@ def second_tranche(
     def bought(amount_usd: float) -> SystemChoice:
         return compare_systems(replace(ask, budget_usd=amount_usd), open_ones, rules=rules, factors=factors)
 
-    first = _had(bought(budget_usd))
+    first = first or _had(bought(budget_usd))
     alone = bought(more_usd).best
     ladder = {share: bought(budget_usd + share * more_usd) for share in _RUNGS}
     both = _had(ladder[1.0])

@@ -39,6 +39,9 @@ MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 YEAR_S = 365.25 * DAY_S
 GIB_BYTES = 2**30
 
+SURE_DEVIATIONS = 1.6448536269514722
+"""Standard deviations to each side that 90 % of normal values lie within: what intervals of plans hold."""
+
 _SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _SPANS_S = {"s": 1.0, "min": MINUTE_S, "h": HOUR_S, "d": DAY_S, "w": 7 * DAY_S, "y": YEAR_S}
 _AMOUNT = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,3})?)\s*([a-z]*)", re.ASCII)

@@ -7,31 +7,11 @@ import pytest
 from tandem.flows.planning import LayoutAsk, answer_layout
 from tests.cli.conftest import Run
 from tests.cli.planning.conftest import Refused, Told
+from tests.cli.training.conftest import RECIPE
 from tests.flows.planning.test_answers import GROUND, no_file
 
 WORDS = ("plan", "layout", "--parameters", "8B", "--system", "8xh100", "--hosts", "4")
-
-RECIPE = """
-name = "coder"
-[model.shape]
-width = 64
-layers = 2
-heads = 1
-kv_heads = 1
-ffn = 128
-[[data]]
-format = "code"
-source = "stdlib:"
-[objective]
-name = "lm"
-[optimizer]
-lr = 1e-3
-[batch]
-samples = 32
-context = 64
-[budget]
-steps = 6
-"""
+THIRTY_TWO = RECIPE.replace("samples = 4", "samples = 32")
 
 
 def test_the_best_and_the_others_are_told(told: Told) -> None:
@@ -67,7 +47,7 @@ def test_a_layout_of_ones_own_stands_before_the_best(told: Told) -> None:
 
 def test_a_recipe_is_laid_out_with_its_batch(ask: Run, tmp_path: Path) -> None:
     path = tmp_path / "coder.toml"
-    path.write_text(RECIPE)
+    path.write_text(THIRTY_TWO)
     shown = ask("plan", "layout", str(path), "--system", "8xh100", "--explain").stdout
     assert "weights, 32 sequences of 64 tokens\n" in shown
     assert "How it was found\n  1. " in shown

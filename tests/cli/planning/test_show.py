@@ -1,6 +1,7 @@
 """How answers are printed: columns, intervals, and what they rest on."""
 
-from tandem.cli.planning.show import basis, between, facts
+from tandem.cli.planning.show import basis, facts
+from tandem.kit.pages import between
 from tandem.plan import Derivation, Interval
 from tandem.plan.derivation import Step
 

@@ -36,6 +36,7 @@ def test_training_costs_what_its_time_costs_by_month(house: House) -> None:
     assert spent(house.runs) == ()
     for number in (1, 2):
         write_measured(home, f"run_{number:04}")  # 21 s at 3.6 USD an hour
+    house.runs.reindex()
     (cost,) = spent(house.runs)
     assert cost == Cost(stage="train", month="2023-11", amount_usd=pytest.approx(2 * 0.021))
     assert spent_in(house.runs, BEGAN) == pytest.approx(0.042)
@@ -67,6 +68,7 @@ def test_the_charter_bounds_a_run_by_itself_and_by_what_is_left_of_the_month(
     assert rules_of(house.charters, house.runs).run_usd == 10
     monkeypatch.setattr("tandem.kit.clock.now", lambda: BEGAN)
     write_measured(house.settings.home, "run_0001", train_s=72_000.0)  # 20 hours at 3.6 USD
+    house.runs.reindex()
     assert rules_of(house.charters, house.runs).run_usd == 0
 
 

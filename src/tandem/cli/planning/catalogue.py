@@ -35,17 +35,12 @@ def catalogue(as_json: AsJson = False, quiet: Quiet = False) -> None:
         ),
     ]
     emit(
-        plain(vars_of(rows)),
+        plain(rows),
         as_json=as_json,
         quiet=quiet,
         bare=[name for _, name, *_ in told],
         shown=table(("row", "name", "is", "known from", "date"), told, empty="The catalogue is empty."),
     )
-
-
-def vars_of(rows: object) -> dict[str, object]:
-    """The four tables by their names."""
-    return {kind: dict(getattr(rows, kind)) for kind in ("accelerators", "hosts", "prices", "systems")}
 
 
 def _allowed(name: str, allowed: tuple[str, ...]) -> str:

@@ -6,11 +6,10 @@ from typing import Annotated
 import typer
 
 from tandem.cli.context import AsJson, Quiet, emit
-from tandem.cli.planning.options import GUIDE, OPTIONS, QUESTION, Explain, Hosts, Rate, System, count, seconds, standing
-from tandem.cli.planning.show import basis, between, facts
+from tandem.cli.planning.options import Explain, Hosts, Rate, System, count, question, seconds, standing
+from tandem.cli.planning.show import basis, facts
 from tandem.flows.planning import FailuresAnswer, FailuresAsk, SimulationAsk, answer_failures, answer_simulation
-from tandem.kit.pages import percent, span
-from tandem.kit.typed import converted
+from tandem.kit.pages import between, percent, span
 from tandem.plan.plain import plain
 from tandem.plan.reliability import Endurance
 from tandem.plan.simulation import DESIGNS
@@ -50,7 +49,7 @@ def failures(
         "runs": runs,
         "seed": seed,
     }
-    answer = answer_failures(converted(said, FailuresAsk, what=QUESTION, where=OPTIONS, page=GUIDE), ground)
+    answer = answer_failures(question(FailuresAsk, said), ground)
     shown = "\n\n".join([*_shown(answer), basis(answer.derivation, explain=explain)])
     emit(plain(answer), as_json=as_json, quiet=quiet, bare=f"{answer.closed.wall_s.mid:.0f}", shown=shown)
 
@@ -83,7 +82,7 @@ def simulate(
         "runs": runs,
         "seed": seed,
     }
-    swept = answer_simulation(converted(said, SimulationAsk, what=QUESTION, where=OPTIONS, page=GUIDE), ground)
+    swept = answer_simulation(question(SimulationAsk, said), ground)
     told = "\n".join(f"{one.name:<18} {one.about}" for one in DESIGNS.values() if not design or one.name in design)
     shown = "\n\n".join((swept.text, told, basis(swept.points[-1].derivation, explain=False)))
     bare = [f"{one.design} {one.devices} {one.goodput_share.mid:.4f}" for one in swept.points]

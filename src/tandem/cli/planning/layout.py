@@ -7,13 +7,12 @@ from typing import Annotated
 import typer
 
 from tandem.cli.context import AsJson, Quiet, emit
-from tandem.cli.planning.options import GUIDE, OPTIONS, QUESTION, Explain, Hosts, Price, System, count, standing
+from tandem.cli.planning.options import Explain, Hosts, Price, System, count, question, standing
 from tandem.cli.planning.show import basis, facts
 from tandem.cli.training.train import read_recipe
 from tandem.flows.planning import LayoutAnswer, LayoutAsk, answer_layout
 from tandem.kit.errors import InvalidRequest
 from tandem.kit.pages import percent, short, size, span
-from tandem.kit.typed import converted
 from tandem.plan.layout import Candidate
 from tandem.plan.plain import plain
 from tandem.plan.units import parameters_text
@@ -61,7 +60,7 @@ def layout(
         "layout": _named(degrees, micro_samples=micro_samples, recompute=recompute, whole=whole),
         "keep": keep,
     }
-    ask = converted(said, LayoutAsk, what=QUESTION, where=OPTIONS, page=GUIDE)
+    ask = question(LayoutAsk, said)
     answer = answer_layout(ask, ground, file=house.registry.file)
     best = answer.asked or answer.ranking.best
     shown = "\n\n".join(_shown(answer, best))

@@ -1,6 +1,6 @@
 """Options that the planner's commands share, amounts as people type them, and the ground that answers stand on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -9,13 +9,14 @@ import typer
 from tandem.cli.context import open_house
 from tandem.flows import ground_of
 from tandem.flows.planning import Ground
-from tandem.plan.units import parse_count, parse_span_s, parse_usd
+from tandem.kit.typed import converted
+from tandem.plan.units import parse_count, parse_device_time, parse_span_s, parse_usd
 from tandem.server import House
 
 T = TypeVar("T")
 
-QUESTION, OPTIONS, GUIDE = "the question", "of the options", "docs/guides/plan.md"
-"""What is wrong, where, and the page that lists what it takes, for `kit.typed.converted`."""
+OPTIONS, GUIDE = "of the options", "docs/guides/plan.md"
+"""Where a question stands, and the page that says what may be asked."""
 
 System = Annotated[
     str, typer.Option(help="A system or a host of the catalogue. Default: the first that the charter lets train.")
@@ -25,6 +26,34 @@ Price = Annotated[str | None, typer.Option(help="A price of the catalogue. Defau
 Rate = Annotated[float | None, typer.Option(help="Failures per 1,000 hosts and days. Default: the system's.", min=0)]
 Explain = Annotated[bool, typer.Option("--explain", help="Show each step of the derivation.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a report with plots to this file.", dir_okay=False)]
+
+
+def question(kind: type[T], said: Mapping[str, object]) -> T:
+    """What options say, as the typed ask.
+
+    Raises:
+        InvalidRequest: a value is out of bounds; names its key.
+    """
+    return converted(said, kind, what="the question", where=OPTIONS, page=GUIDE)
+
+
+def goal(
+    *, budget: str | None, devices: str | None, loss: float | None, parameters: str | None, within: str | None
+) -> dict[str, object]:
+    """What a run is planned from, by the keys of `QuoteAsk`.
+
+    Raises:
+        InvalidRequest: an amount is none; names its option.
+    """
+    many, span_s = maybe(devices, parse_device_time, what="--devices") or (None, None)
+    return {
+        "budget_usd": usd(budget, what="--budget"),
+        "devices": many,
+        "span_s": span_s,
+        "target_loss_nats": loss,
+        "parameters": count(parameters, what="--parameters"),
+        "most_wall_s": seconds(within, what="--within"),
+    }
 
 
 def standing() -> tuple[House, Ground]:

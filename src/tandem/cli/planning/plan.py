@@ -10,29 +10,14 @@ import typer
 from tandem import flows
 from tandem.cli.context import AsJson, Quiet, emit, notes, open_house
 from tandem.cli.planning import catalogue, failures, funding, layout, runs, serving, systems
-from tandem.cli.planning.options import (
-    GUIDE,
-    OPTIONS,
-    QUESTION,
-    Explain,
-    Hosts,
-    Html,
-    Price,
-    System,
-    count,
-    maybe,
-    seconds,
-    usd,
-)
+from tandem.cli.planning.options import Explain, Hosts, Html, Price, System, goal, question
 from tandem.cli.planning.quote import page_of, write_plan
 from tandem.flows import Quoted
 from tandem.flows.planning import QuoteAsk
 from tandem.kit.errors import InvalidRequest
 from tandem.kit.lines import write_whole
-from tandem.kit.typed import converted
 from tandem.plan.plain import plain
 from tandem.plan.report import report
-from tandem.plan.units import parse_device_time
 
 app = typer.Typer(
     help="Plans: what to train for money or time, on what, how long, how much; and what serving takes.",
@@ -92,20 +77,14 @@ def plan(
         _refuse_others(context, "`tandem plan --against`", but=("against", "explain", "as_json", "quiet"))
         runs.against(against, explain=explain, as_json=as_json, quiet=quiet)
         return
-    many, span_s = maybe(devices, parse_device_time, what="--devices") or (None, None)
     ask = _ask(
+        **goal(budget=budget, devices=devices, loss=loss, parameters=parameters, within=within),
         system=system,
         hosts=hosts,
         price=price,
-        budget_usd=usd(budget, what="--budget"),
-        devices=many,
-        span_s=span_s,
-        target_loss_nats=loss,
-        parameters=count(parameters, what="--parameters"),
         context=sequence,
         law=law,
         precision=precision,
-        most_wall_s=seconds(within, what="--within"),
     )
     found = asyncio.run(flows.quoted(ask, house=open_house()))
     shown = page_of(found.quote, explain=explain) + _left(found, write=write, name=name, html=html)
@@ -118,7 +97,7 @@ def _ask(**said: object) -> QuoteAsk:
             "A plan begins with money, devices for a time, or a loss.",
             remedy="tandem plan --budget 250000, --devices 512x30d or --loss 2.1; tandem plan --help lists the rest.",
         )
-    return converted(said, QuoteAsk, what=QUESTION, where=OPTIONS, page=GUIDE)
+    return question(QuoteAsk, said)
 
 
 def _refuse_others(context: typer.Context, what: str, *, but: Collection[str] = ()) -> None:

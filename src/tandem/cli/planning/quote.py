@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 
 from tandem.cli.context import notes
-from tandem.cli.planning.show import basis, between, facts
+from tandem.cli.planning.show import basis, facts
 from tandem.kit.errors import Conflict
 from tandem.kit.lines import write_whole
-from tandem.kit.pages import percent, short, size, span
+from tandem.kit.pages import between, percent, short, size, span
 from tandem.plan import Cluster
 from tandem.plan.quote import Quote, Way, written
 from tandem.plan.units import flop_text, parameters_text, usd_text

@@ -10,9 +10,9 @@ import typer
 from tandem import flows
 from tandem.cli.context import AsJson, Quiet, emit, open_house, table
 from tandem.cli.planning.options import Explain
-from tandem.cli.planning.show import basis, between, facts
+from tandem.cli.planning.show import basis, facts
 from tandem.cli.training.train import read_placement, read_recipe
-from tandem.kit.pages import percent, rate, span
+from tandem.kit.pages import between, percent, rate, span
 from tandem.plan.plain import plain
 from tandem.plan.workshop import Forecast, Stages
 from tandem.spec import Placement

@@ -5,11 +5,10 @@ from typing import Annotated
 import typer
 
 from tandem.cli.context import AsJson, Quiet, emit
-from tandem.cli.planning.options import GUIDE, OPTIONS, QUESTION, Explain, Hosts, Price, System, count, standing
+from tandem.cli.planning.options import Explain, Hosts, Price, System, count, question, standing
 from tandem.cli.planning.show import basis
 from tandem.flows.planning import ServingAsk, answer_serving, size_of_version
 from tandem.kit.errors import InvalidRequest
-from tandem.kit.typed import converted
 from tandem.plan.plain import plain
 from tandem.plan.serving import ServingPlan, serving_text
 from tandem.plan.units import usd_text
@@ -56,7 +55,7 @@ def serving(
         "months": months,
     }
     said |= {"version": model} if "@" in model else {"parameters": _weights(model)}
-    ask = converted(said, ServingAsk, what=QUESTION, where=OPTIONS, page=GUIDE)
+    ask = question(ServingAsk, said)
     size = size_of_version(house, ask.version, context=ask.context) if ask.version else None
     plan = answer_serving(ask, ground, model=size)
     parts = [serving_text(plan), *_growth(plan), basis(plan.derivation, explain=explain)]

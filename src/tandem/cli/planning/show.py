@@ -1,8 +1,8 @@
-"""How answers of the planner are printed: facts in two columns, intervals, and what an answer rests on."""
+"""How answers of the planner are printed: facts in two columns, and what an answer rests on."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
-from tandem.plan import Derivation, Interval
+from tandem.plan import Derivation
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -10,12 +10,6 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
     told = [(name, value) for name, value in pairs if value]
     wide = max((len(name) for name, _ in told), default=0)
     return "\n".join(f"{name:<{wide}}  {value}" for name, value in told)
-
-
-def between(interval: Interval, words: Callable[[float], str]) -> str:
-    """The middle and, where they differ, the ends of an interval."""
-    low, mid, high = words(interval.low), words(interval.mid), words(interval.high)
-    return mid if low == mid == high else f"{mid} ({low} to {high})"
 
 
 def basis(derivation: Derivation, *, explain: bool) -> str:

@@ -5,13 +5,11 @@ from typing import Annotated
 import typer
 
 from tandem.cli.context import AsJson, Quiet, emit
-from tandem.cli.planning.options import GUIDE, OPTIONS, QUESTION, Explain, count, maybe, seconds, standing, usd
+from tandem.cli.planning.options import Explain, goal, question, standing, usd
 from tandem.cli.planning.show import basis
 from tandem.flows.planning import SystemsAsk, answer_systems, rules_of
-from tandem.kit.typed import converted
 from tandem.plan.plain import plain
 from tandem.plan.systems import Offer
-from tandem.plan.units import parse_device_time
 
 
 def systems(
@@ -32,20 +30,14 @@ def systems(
 ) -> None:
     """Compare systems for one run: what each makes of it, which the charter allows, which should have it, and why."""
     house, ground = standing()
-    many, span_s = maybe(devices, parse_device_time, what="--devices") or (None, None)
     said = {
         "systems": tuple(system or ()),
         "more_usd": usd(more, what="--more"),
-        "budget_usd": usd(budget, what="--budget"),
-        "devices": many,
-        "span_s": span_s,
-        "target_loss_nats": loss,
-        "parameters": count(parameters, what="--parameters"),
+        **goal(budget=budget, devices=devices, loss=loss, parameters=parameters, within=within),
         "law": law,
         "precision": precision,
-        "most_wall_s": seconds(within, what="--within"),
     }
-    ask = converted(said, SystemsAsk, what=QUESTION, where=OPTIONS, page=GUIDE)
+    ask = question(SystemsAsk, said)
     answer = answer_systems(ask, ground, rules=rules_of(house.charters, house.runs))
     choice = answer.choice
     parts = ["\n".join(map(_offer, choice.offers))]

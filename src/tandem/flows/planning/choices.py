@@ -32,10 +32,11 @@ def answer_systems(ask: SystemsAsk, ground: Ground, *, rules: Rules) -> SystemsA
         )
     clusters = [ground.catalogue.cluster(name) for name in ask.systems or ground.catalogue.systems]
     wanted = asked(ask)
-    more = None
+    choice, more = compare_systems(wanted, clusters, rules=rules, factors=ground.factors), None
     if ask.more_usd is not None:
-        more = second_tranche(wanted, clusters, more_usd=ask.more_usd, rules=rules, factors=ground.factors)
-    choice = compare_systems(wanted, clusters, rules=rules, factors=ground.factors)
+        more = second_tranche(
+            wanted, clusters, more_usd=ask.more_usd, rules=rules, factors=ground.factors, first=choice.best
+        )
     return SystemsAnswer(choice=choice, more=more)
 
 

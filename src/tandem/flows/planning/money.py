@@ -1,16 +1,19 @@
 """Money and use so far, by month: what training cost, and the tokens that went through each deployment."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from tandem.accounts import GroupBy, summarise
 from tandem.kit.db import Database
 from tandem.plan.funding import Cost, Used
 from tandem.registry import Runs
-from tandem.spec import Story, read_story
+from tandem.spec import Run, Story, read_story
 
 TRAIN = "train"
 """The stage that runs are paid from."""
+
+_PAGE = 100  # runs read at a time
 
 
 def spent(runs: Runs) -> tuple[Cost, ...]:
@@ -24,9 +27,24 @@ def spent(runs: Runs) -> tuple[Cost, ...]:
     return tuple(Cost(stage=TRAIN, month=month, amount_usd=usd) for month, usd in sorted(months.items()) if usd > 0)
 
 
-def spent_in(runs: Runs, moment: datetime) -> float:
-    """US dollars that the runs cost which began in the month of a moment, UTC."""
-    return sum(cost.amount_usd for cost in spent(runs) if cost.month == f"{moment:%Y-%m}")
+def spent_in(runs: Runs, moment: datetime, *, besides: str = "") -> float:
+    """US dollars that the runs cost which began in the month of a moment, UTC; `besides` is one that does not count."""
+    begun = [run.run_id for run in _begun_in(runs, moment) if run.run_id != besides]
+    return sum(read_story(runs.folder(run_id)).usd for run_id in begun)
+
+
+def _begun_in(runs: Runs, moment: datetime) -> Iterator[Run]:
+    """The runs of a calendar month; older ones are not looked at."""
+    since, until = _bounds(f"{moment:%Y-%m}")
+    after: str | None = None
+    while page := runs.newest(limit=_PAGE, after=after):
+        for run in page:
+            began = datetime.fromtimestamp(run.created_at / 1000, UTC)
+            if began < since:
+                return
+            if began < until:
+                yield run
+        after = page[-1].run_id
 
 
 def used(db: Database) -> tuple[Used, ...]:

@@ -2,11 +2,12 @@
 
 from tandem.kit.pages.page import facts_table, inline, page, section, table
 from tandem.kit.pages.plots import Line, Point, plot, smoothed
-from tandem.kit.pages.words import is_number, number, percent, rate, ratio, short, size, span, written
+from tandem.kit.pages.words import between, is_number, number, percent, rate, ratio, short, size, span, written
 
 __all__ = [
     "Line",
     "Point",
+    "between",
     "facts_table",
     "inline",
     "is_number",

@@ -1,6 +1,7 @@
 """Numbers for people: durations, rates, shares, sizes and large counts in a few characters."""
 
-from typing import TypeGuard
+from collections.abc import Callable
+from typing import Protocol, TypeGuard
 
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _NEARLY = 0.9995  # of a thousand: three digits would round it up
@@ -74,3 +75,20 @@ def written(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return "" if value is None else str(value)
+
+
+class Spread(Protocol):
+    """A best guess between two ends."""
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def mid(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def between(spread: Spread, words: Callable[[float], str]) -> str:
+    """The middle and, where they differ in words, the ends."""
+    low, mid, high = words(spread.low), words(spread.mid), words(spread.high)
+    return mid if low == mid == high else f"{mid} ({low} to {high})"

@@ -3,12 +3,11 @@
 import math
 from typing import NamedTuple
 
-from tandem.plan.units import Interval
+from tandem.plan.units import SURE_DEVIATIONS, Interval
 
 SURE_SHARE = 0.9
 """An interval holds its number with this probability: from the 5th to the 95th percentile."""
 
-_Z = 1.6448536269514722  # the 95th percentile of the normal distribution
 _WIDEST = 1e6  # deviations by the mean: from about 6 on the 95th percentile is 0, so that the mean bounds the interval
 
 
@@ -36,5 +35,5 @@ class Spread(NamedTuple):
         if above <= 0 or self.deviation == 0:
             return Interval(self.mean, self.mean, self.mean)
         wide = min(self.deviation / above, _WIDEST)
-        low, high = (above * max(0.0, 1 - wide**2 / 9 + z * wide / 3) ** 3 for z in (-_Z, _Z))
+        low, high = (above * max(0.0, 1 - wide**2 / 9 + z * wide / 3) ** 3 for z in (-SURE_DEVIATIONS, SURE_DEVIATIONS))
         return Interval(least + min(low, above), self.mean, least + max(high, above))

@@ -16,12 +16,10 @@ from tandem.plan.simulation.fleet import Fleet
 from tandem.plan.simulation.saving import Saving, saving_of
 from tandem.plan.simulation.strikes import draw, rates_of
 from tandem.plan.simulation.walk import Walk, live
-from tandem.plan.units import HOUR_S, Interval, parameters_text
+from tandem.plan.units import HOUR_S, SURE_DEVIATIONS, Interval, parameters_text
 
 MOST_STRIKES = 2_000_000
 """Of all runs of an answer: some tens of seconds."""
-
-_Z = 1.6448536269514722  # of 90 % between the 5th and the 95th percentile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +137,7 @@ def spares_of(fleet: Fleet, design: Design) -> int:
 
 def _interval(values: list[float], *, most_share: float = math.inf) -> Interval:
     mean = statistics.fmean(values)
-    away = _Z * statistics.stdev(values) if len(values) > 1 else 0.0
+    away = SURE_DEVIATIONS * statistics.stdev(values) if len(values) > 1 else 0.0
     return Interval(max(0.0, mean - away), mean, min(max(most_share, mean), mean + away))
 
 
