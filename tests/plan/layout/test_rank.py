@@ -100,6 +100,9 @@ def test_a_model_that_cannot_fit_is_told_what_would_do() -> None:
     assert enough
     assert int(enough[2]) == 8 * int(enough[1])
     assert rank_layouts(job(405e9, samples=int(enough[4] or 16)), h100(int(enough[1]))).best.memory.fits
+    fewer = int(enough[1]) - 1
+    with pytest.raises(InvalidRequest, match="does not fit"):
+        rank_layouts(job(405e9, samples=8 * fewer), h100(fewer))
 
 
 def test_a_context_that_fits_nowhere() -> None:

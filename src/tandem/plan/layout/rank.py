@@ -1,5 +1,6 @@
 """Layouts ranked by their predicted time of a step: the best, the next ones and why they lose, and what cannot be."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 from tandem.kit.errors import InvalidRequest
@@ -13,7 +14,7 @@ from tandem.plan.layout.step_time import StepTime, step_time
 from tandem.plan.layout.words import memory_words, slower_words
 from tandem.plan.units import GIB_BYTES
 
-_MOST_TIMES_HOSTS = 4_096  # how much larger a cluster is looked for when nothing fits
+_MOST_DOUBLINGS = 12  # how much larger a cluster is looked for when nothing fits
 _REJECTED = 5
 
 
@@ -197,18 +198,32 @@ def _refusal(job: Job, cluster: Cluster, small: list[Found], undealt: list[Layou
 
 def _larger(job: Job, cluster: Cluster) -> str:
     """What would fit: more hosts, else nothing but a smaller model."""
-    hosts = cluster.hosts
-    while hosts <= cluster.hosts * _MOST_TIMES_HOSTS:
-        hosts *= 2
-        wider = cluster.of_hosts(hosts)
-        # A batch that suits any number of groups, so that memory alone decides.
-        roomy = replace(job, samples=wider.devices)
-        found = (one for spread in spreads(job, wider) for one in variants(roomy, spread, wider) if one.memory.fits)
-        if first := next(found, None):
-            batch = "" if job.samples % first.layout.data == 0 else f" and a batch of {first.layout.data} sequences"
-            return f"{hosts} hosts ({wider.devices} devices){batch} are enough: {first.layout.words}."
-    most = cluster.accelerator.memory_bytes / GIB_BYTES
-    return f"No number of such devices is enough: use devices with more than {most:.0f} GiB, or a shorter context."
+    doubled = (cluster.hosts << times for times in range(1, _MOST_DOUBLINGS + 1))
+    most = next((hosts for hosts in doubled if _fitting(job, cluster.of_hosts(hosts))), None)
+    if most is None:
+        device_gib = cluster.accelerator.memory_bytes / GIB_BYTES
+        larger = f"devices with more than {device_gib:.0f} GiB"
+        return f"No number of such devices is enough: use {larger}, or a shorter context."
+    # Not every number above the least one fits, since groups have to divide it: the one that is found does.
+    between = range(most // 2 + 1, most)
+    hosts = most // 2 + 1 + bisect_left(between, True, key=lambda n: _fitting(job, cluster.of_hosts(n)) is not None)
+    wider = cluster.of_hosts(hosts)
+    found = _fitting(job, wider)
+    assert found is not None
+    batch = (
+        ""
+        if job.samples % found.layout.data == 0
+        else f" and a batch of {_multiple(job.samples, found.layout.data)} sequences"
+    )
+    return f"{hosts} hosts ({wider.devices} devices){batch} are enough: {found.layout.words}."
+
+
+def _fitting(job: Job, cluster: Cluster) -> Found | None:
+    """A layout that fits where the batch suits any number of groups, so that memory alone decides."""
+    roomy = replace(job, samples=cluster.devices)
+    return next(
+        (one for spread in spreads(job, cluster) for one in variants(roomy, spread, cluster) if one.memory.fits), None
+    )
 
 
 def _smaller(job: Job, layout: Layout, cluster: Cluster) -> str:
@@ -220,4 +235,5 @@ def _smaller(job: Job, layout: Layout, cluster: Cluster) -> str:
 
 
 def _multiple(number: int, unit: int) -> int:
+    """The multiple of `unit` that is nearest to `number`, and no less than one."""
     return max(1, round(number / unit)) * unit
