@@ -115,6 +115,22 @@ def test_who_is_believed(tmp_path: Path, outcome: Ending | None, status: Status,
     assert ended(attempt_with(tmp_path, outcome=outcome), status) == expected
 
 
+@pytest.mark.parametrize(
+    ("signal", "last_words", "expected"),
+    [
+        ("SIGABRT", "memory allocation of 96 bytes failed\nFatal Python error: Aborted", Ending.OUT_OF_MEMORY),
+        ("SIGABRT", "terminate called after throwing an instance of 'std::bad_alloc'", Ending.OUT_OF_MEMORY),
+        ("SIGABRT", "free(): invalid pointer", Ending.KILLED),
+        ("SIGKILL", "memory allocation of 96 bytes failed", Ending.KILLED),
+    ],
+)
+def test_a_library_that_aborts_for_want_of_memory(
+    tmp_path: Path, signal: str, last_words: str, expected: Ending
+) -> None:
+    how = ended(attempt_with(tmp_path, log=last_words), done(signal=signal, rank=1))
+    assert how == Ended(ending=expected, step=7, signal=signal, rank=1)
+
+
 def test_torn_words_are_no_words(tmp_path: Path) -> None:
     attempt = attempt_with(tmp_path, outcome=Ending.PAUSED)
     attempt.outcome.write_text('{"ending": "pau')

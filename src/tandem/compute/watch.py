@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import msgspec
 
 from tandem.compute.restarts import Ended
 from tandem.compute.systems.heartbeats import Beat, heartbeats
 from tandem.compute.systems.port import Condition, Status, System
+from tandem.compute.systems.processes import log_tail
 from tandem.kit import clock
-from tandem.spec import EXIT_STATUS, AttemptFolder, Ending, Limits
+from tandem.spec import EXIT_STATUS, AttemptFolder, Ending, Limits, lacks_memory
 
 TRAINING = "train"
 """The phase in which steps follow each other; in any other there are none for as long as `limits.start_s`."""
@@ -117,9 +117,12 @@ def ended(attempt: AttemptFolder, status: Status) -> Ended:
     step = max((beat.step for beat in heartbeats(attempt, status.rank + 1)), default=0)
     if status.condition is not Condition.ENDED:
         return Ended(ending=Ending.KILLED, step=step, detail="the workers are gone without a trace")
+    if status.signal == "SIGABRT" and lacks_memory(log_tail(attempt)):
+        # Native libraries end the process where Python would raise MemoryError.
+        return Ended(ending=Ending.OUT_OF_MEMORY, step=step, signal=status.signal, rank=status.rank)
     if status.signal:
         return Ended(ending=Ending.KILLED, step=step, signal=status.signal, rank=status.rank)
-    return Ended(ending=_seen(status), step=step, detail=_last_line(attempt.log), rank=status.rank)
+    return Ended(ending=_seen(status), step=step, detail=_last_line(attempt), rank=status.rank)
 
 
 def _is_credible(said: Ending, status: Status) -> bool:
@@ -142,9 +145,6 @@ def _outcome(attempt: AttemptFolder) -> _Outcome | None:
         return None  # it had no time to say it, or a crash has torn it
 
 
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return ""
+def _last_line(attempt: AttemptFolder) -> str:
+    lines = log_tail(attempt).splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")[:500]

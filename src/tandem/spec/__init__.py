@@ -22,7 +22,7 @@ from tandem.spec.recipe import (
     parse_recipe,
     recipe_id,
 )
-from tandem.spec.run import EXIT_STATUS, Ending, Event, Happened, Job, Run, RunState, fold
+from tandem.spec.run import EXIT_STATUS, Ending, Event, Happened, Job, Run, RunState, fold, lacks_memory
 from tandem.spec.run_folder import AttemptFolder, RunFolder
 from tandem.spec.shape import Shape
 from tandem.spec.story import (
@@ -73,6 +73,7 @@ __all__ = [
     "flat",
     "flops_per_token",
     "fold",
+    "lacks_memory",
     "load_placement",
     "load_recipe",
     "parse_placement",

@@ -77,6 +77,21 @@ EXIT_STATUS: Mapping[Ending, int] = {
 }
 """What a worker exits with, so that whoever started it knows the ending without a file."""
 
+# PyTorch, C++, the kernel, and Rust, in which tokenizers are written.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "out of memory",
+    "cannot allocate memory",
+    "memory allocation of",
+)
+
+
+def lacks_memory(words: str) -> bool:
+    """Whether an allocator says in them that it found no memory."""
+    return any(one in words.lower() for one in _NO_MEMORY)
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a worker is told, in `job.json` of its attempt's folder. Paths are absolute.

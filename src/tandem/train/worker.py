@@ -13,13 +13,12 @@ import torch
 
 from tandem.kit.errors import StorageFull, TandemError
 from tandem.kit.lines import write_whole
-from tandem.spec import EXIT_STATUS, AttemptFolder, Ending, Job, RunFolder
+from tandem.spec import EXIT_STATUS, AttemptFolder, Ending, Job, RunFolder, lacks_memory
 from tandem.train.attempt import Attempt
 from tandem.train.checkpoint import Stale
 from tandem.train.parallel import joined
 
 # What allocators say that have no exception of their own.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory", "cannot allocate memory")
 
 
 class StopRequest:
@@ -77,7 +76,7 @@ def classify(error: BaseException) -> Ending:
             return Ending.DIVERGED
         case MemoryError() | torch.OutOfMemoryError():
             return Ending.OUT_OF_MEMORY
-        case RuntimeError() if any(words in str(error).lower() for words in _NO_MEMORY):
+        case RuntimeError() if lacks_memory(str(error)):
             return Ending.OUT_OF_MEMORY
         case TandemError():
             return Ending.UNUSABLE

@@ -92,7 +92,7 @@ def status(attempt: AttemptFolder) -> Status:
 
 def _first_failure(attempt: AttemptFolder, exit_status: int) -> Status:
     """The end of the worker that failed first: of one that was killed, the others only noticed."""
-    failures = [(_moment(at), int(rank), int(code)) for at, rank, code in _FAILURE.findall(_log_tail(attempt))]
+    failures = [(_moment(at), int(rank), int(code)) for at, rank, code in _FAILURE.findall(log_tail(attempt))]
     first_at, rank, code = failures[-1] if failures else (0, 0, exit_status)  # torchrun names the root cause last
     for at, its_rank, its_code in failures:
         if its_code < 0 and its_code != -signal.SIGTERM and abs(at - first_at) < _SAME_CAUSE_S:
@@ -106,7 +106,8 @@ def _moment(text: str) -> int:
     return calendar.timegm(time.strptime(text, "%Y-%m-%d_%H:%M:%S"))
 
 
-def _log_tail(attempt: AttemptFolder) -> str:
+def log_tail(attempt: AttemptFolder) -> str:
+    """The last 64 KiB of what the workers printed."""
     try:
         with attempt.log.open("rb") as log:
             log.seek(max(log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES, 0))
