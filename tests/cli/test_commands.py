@@ -3,7 +3,6 @@
 import json
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -38,25 +37,12 @@ LOOKING = {
 }
 
 
-FORMS = ("--json", "--quiet", "")
-
-
-@pytest.fixture(scope="module")
-def looked(prepared: Prepared) -> dict[tuple[str, str], subprocess.CompletedProcess[str]]:
-    """Each of `LOOKING` in its three forms."""
-    asked = [(words, form) for words in LOOKING for form in FORMS]
-    with ThreadPoolExecutor(2) as pool:
-        done = pool.map(lambda one: prepared.home.run(*" ".join(one).split()), asked)
-        return dict(zip(asked, done, strict=True))
-
-
 @pytest.mark.parametrize("words", LOOKING)
-def test_a_command_that_looks_has_three_forms(
-    looked: dict[tuple[str, str], subprocess.CompletedProcess[str]], words: str
-) -> None:
-    assert looked[words, ""].stdout.strip()
-    assert isinstance(json.loads(looked[words, "--json"].stdout), list | dict)
-    assert looked[words, "--quiet"].stdout == LOOKING[words]
+def test_a_command_that_looks_has_three_forms(prepared: Prepared, words: str) -> None:
+    told, typed, bare = (prepared.home.run(*words.split(), *form).stdout for form in ((), ("--json",), ("--quiet",)))
+    assert told.strip()
+    assert isinstance(json.loads(typed), list | dict)
+    assert bare == LOOKING[words]
 
 
 def test_commands_that_change_something_answer_in_json(tandem: Home) -> None:
