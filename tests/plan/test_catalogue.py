@@ -173,6 +173,28 @@ def test_a_wrong_row_is_refused_by_its_key(old: str, new: str, key: str) -> None
         parse_catalogue(OWN.replace(old, new), where="my.toml")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "row"),
+    [
+        ("usd_per_hour = 3.0", "usd_per_hour = -3.0", "prices.box-owned"),
+        ('[prices.box-owned]\nhost = "box"', "[prices.box-owned]", "prices.box-owned"),
+        ("devices = 2", "devices = 2\ncolour = 1", "hosts.box"),
+        ("hosts = 4", "hosts = 0", "systems.cellar"),
+        ("memory_bytes = 1000", "memory_bytes = 0", "accelerators.small"),
+    ],
+)
+def test_a_wrong_row_is_named_among_all_the_others(old: str, new: str, row: str) -> None:
+    assert old in OWN
+    with pytest.raises(InvalidRequest, match=f"The row {row} of the catalogue my.toml is wrong at"):
+        parse_catalogue(OWN.replace(old, new), where="my.toml")
+
+
+@pytest.mark.parametrize("peaks", ["{}", "{ fp8 = 100.0 }", "{ fp8 = 100.0, fp4 = 200.0 }"])
+def test_a_device_that_cannot_compute_attention_is_refused(peaks: str) -> None:
+    with pytest.raises(InvalidRequest, match="accelerators.small .* at peak_flops: it has no peak of 16 or 32 bits"):
+        parse_catalogue(OWN.replace("{ bf16 = 100.0 }", peaks), where="my.toml")
+
+
 def test_what_is_no_toml_is_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"my\.toml"):
         parse_catalogue("[", where="my.toml")

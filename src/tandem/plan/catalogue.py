@@ -20,6 +20,7 @@ _Count = Annotated[int, msgspec.Meta(ge=1, le=10**7)]
 _Bytes = Annotated[int, msgspec.Meta(ge=1, le=2**50)]
 _Date = Annotated[str, msgspec.Meta(pattern=r"^(\d{4}-\d{2}(-\d{2})?)?\Z")]
 _PAGE = "docs/reference/catalogue.md"
+_WIDE: frozenset[Precision] = frozenset({"bf16", "fp16", "fp32"})
 _WIDE_SHARE, _NARROW_SHARE = 0.6, 0.5  # of the peak that products reach, see docs/reference/planner.md
 
 
@@ -42,7 +43,7 @@ class Accelerator(_Row, frozen=True):
     memory_bytes_per_s: _Positive
     """What it reads from it."""
     peak_flops: dict[Precision, _Positive]
-    """Dense peaks by precision."""
+    """Dense peaks by precision, one of 16 or 32 bits among them."""
     power_w: _NotNegative = 0.0
     """At most; 0 where it is not known."""
     reached_share: dict[Precision, _Share] = {}
@@ -125,6 +126,13 @@ class _Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     prices: dict[_Name, Price] = {}
     systems: dict[_Name, SystemRow] = {}
 
+
+_KINDS: Mapping[str, type[_Row]] = {
+    "accelerators": Accelerator,
+    "hosts": Host,
+    "prices": Price,
+    "systems": SystemRow,
+}
 
 RowT = TypeVar("RowT", bound=_Row)
 
@@ -239,8 +247,7 @@ def parse_catalogue(text: str, *, where: str, over: Catalogue | None = None) -> 
     Raises:
         InvalidRequest: it is none, or a row names another that is not there; names `where` and the key.
     """
-    table = parse_toml(text, what="the catalogue", where=where)
-    tables = converted(table, _Tables, what="the catalogue", where=where, page=_PAGE)
+    tables = _tables(parse_toml(text, what="the catalogue", where=where), where=where)
     found = Catalogue(
         accelerators=_named(tables.accelerators, over.accelerators if over else {}),
         hosts=_named(tables.hosts, over.hosts if over else {}),
@@ -257,6 +264,24 @@ def parse_catalogue(text: str, *, where: str, over: Catalogue | None = None) -> 
                 param=key,
             )
     return found
+
+
+def _tables(table: Mapping[str, object], *, where: str) -> _Tables:
+    """The rows as they are typed; each by itself first, so that a refusal names the row."""
+    for group, kind in _KINDS.items():
+        rows = table.get(group)
+        for name, row in rows.items() if isinstance(rows, dict) else ():
+            converted(row, kind, what=f"the row {group}.{name} of the catalogue", where=where, page=_PAGE)
+    tables = converted(table, _Tables, what="the catalogue", where=where, page=_PAGE)
+    for name, device in tables.accelerators.items():
+        if not _WIDE & set(device.peak_flops):
+            raise InvalidRequest(
+                f"The row accelerators.{name} of the catalogue {where} is wrong at peak_flops: it has no peak of 16 or "
+                "32 bits, in which attention and logits are computed whatever the products are.",
+                remedy=f"Give one of {', '.join(sorted(_WIDE))} too.",
+                param="peak_flops",
+            )
+    return tables
 
 
 def _references(found: Catalogue) -> list[tuple[str, str, Mapping[str, object]]]:
