@@ -73,6 +73,12 @@ def test_the_best_interval_is_the_best(checkpoint_s: float, mean_s: float, resta
     assert all(wall(best) <= wall(interval_s) * (1 + 1e-9) for interval_s in tried)
 
 
+@pytest.mark.parametrize("checkpoint_s", [5e-324, 1e-300, 1e-40, 1e-30, 1e-20, 1e-17, 1e-12, 1e-6])
+def test_saves_that_cost_next_to_nothing_follow_young(checkpoint_s: float) -> None:
+    young = young_s(checkpoint_s=checkpoint_s, mean_s=5_000)
+    assert best_interval_s(checkpoint_s=checkpoint_s, mean_s=5_000) == pytest.approx(young, rel=1e-4)
+
+
 @given(st.floats(0.01, 0.49))
 def test_daly_is_near_the_best_and_nearer_than_young(cost_ratio: float) -> None:
     best = best_interval_s(checkpoint_s=cost_ratio, mean_s=1)

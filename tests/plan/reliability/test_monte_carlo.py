@@ -53,6 +53,8 @@ def test_too_much_is_refused() -> None:
         monte_carlo(DAY_S, Faults(nodes=8), runs=10**7)
     with pytest.raises(InvalidRequest, match="closed form"):
         monte_carlo(20_000 * DAY_S, Faults(nodes=10_000, failures_per_1000_node_days=5, restart_s=0, checkpoint_s=1))
+    with pytest.raises(InvalidRequest, match="saves each are too much to simulate"):
+        monte_carlo(54 * DAY_S, Faults(nodes=8, checkpoint_s=1e-30))
 
 
 def _ends(interval: Interval) -> tuple[float, float]:

@@ -101,6 +101,8 @@ def best_interval_s(*, checkpoint_s: float, mean_s: float) -> float:
     cost_ratio = checkpoint_s / mean_s
     if cost_ratio > _COSTLIEST:
         return mean_s
+    if cost_ratio < _CHEAPEST:
+        return young_s(checkpoint_s=checkpoint_s, mean_s=mean_s)
     ratio = min(math.sqrt(2 * cost_ratio), -math.expm1(-1 - cost_ratio))
     for _ in range(_NEWTON_STEPS):
         ratio -= (ratio + cost_ratio + math.log1p(-ratio)) * (ratio - 1) / ratio
@@ -108,4 +110,5 @@ def best_interval_s(*, checkpoint_s: float, mean_s: float) -> float:
 
 
 _COSTLIEST = 30.0  # saves of so many mean times: the interval differs from the mean time by less than a float can show
+_CHEAPEST = 1e-20  # below, Young's is the same but for a part in 10^10, and the root's own digits are lost
 _NEWTON_STEPS = 8

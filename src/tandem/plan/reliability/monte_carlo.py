@@ -15,6 +15,7 @@ from tandem.plan.units import Interval
 
 _MOST_INTERRUPTIONS = 200_000  # of one run: each is a step over all runs
 _MOST_RUNS = 100_000
+_MOST_SAVES = 2**53  # of one run: beyond it a float does not count them one by one
 
 
 @dataclass(slots=True)
@@ -100,10 +101,11 @@ def _bounded(useful_s: float, faults: Faults, saves: Saves, runs: int) -> None:
         restart_s=faults.restart_s,
         interval_s=min(saves.interval_s, useful_s),
     )
-    if not 1 <= runs <= _MOST_RUNS or wall_s > _MOST_INTERRUPTIONS * faults.mean_s:
+    often = wall_s / faults.mean_s
+    if not 1 <= runs <= _MOST_RUNS or often > _MOST_INTERRUPTIONS or saves.count > _MOST_SAVES:
         raise InvalidRequest(
-            f"{runs:,} runs with {wall_s / faults.mean_s:,.0f} interruptions each are too much to simulate.",
-            remedy=f"Ask for 1 to {_MOST_RUNS:,} runs and at most {_MOST_INTERRUPTIONS:,} interruptions, or use the "
-            "closed form.",
+            f"{runs:,} runs with {often:,.0f} interruptions and {saves.count:,} saves each are too much to simulate.",
+            remedy=f"Ask for 1 to {_MOST_RUNS:,} runs, at most {_MOST_INTERRUPTIONS:,} interruptions and "
+            f"{_MOST_SAVES:.0e} saves, or use the closed form.",
             param="runs",
         )
