@@ -158,6 +158,7 @@ def test_nothing_asked_says_what_to_do(refused: Refused) -> None:
         ("--budget 1k --within 0d", "--within is '0d'", "30d, 12h"),
         ("--budget 0.0001 --system 8xh100", "over before a first step", "Ask for more, or for a smaller model"),
         ("--system local --devices 2x1h", "one device of one host, not 2 devices", "--devices 1x2h"),
+        ("--budget 1k --name mine", "--name is for the recipe that --write leaves", "Give --write FOLDER too"),
         ("--against nothing", "no run 'nothing'", "tandem runs list"),
         ("--against nothing --budget 1k", "--budget is for a new plan, and `tandem plan --against`", "Leave it out"),
         ("--hosts 2 layout --parameters 8B", "--hosts is for a new plan, and `tandem plan layout`", "behind the name"),

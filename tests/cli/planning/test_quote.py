@@ -60,6 +60,15 @@ def test_what_the_workshop_cannot_say_is_refused_before_anything_is_written(tmp_
     assert not (tmp_path / "plan").exists()
 
 
+@pytest.mark.parametrize("name", ["../mine", "two words", "é", "x" * 200])
+def test_a_name_that_no_model_can_have_is_refused_before_anything_is_written(
+    found: Quote, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(InvalidRequest, match="recipe of the plan is wrong at name"):
+        write_plan(found, CLOUD, tmp_path / "plan", name=name)
+    assert not (tmp_path / "plan").exists()
+
+
 def test_a_second_plan_goes_elsewhere(found: Quote, tmp_path: Path) -> None:
     files = write_plan(found, CLOUD, tmp_path, name="")
     assert [path.name for path in files] == ["recipe.toml", "placement.toml"]

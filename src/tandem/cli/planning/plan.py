@@ -77,6 +77,8 @@ def plan(
         _refuse_others(context, "`tandem plan --against`", but=("against", "explain", "as_json", "quiet"))
         runs.against(against, explain=explain, as_json=as_json, quiet=quiet)
         return
+    if name and write is None:
+        raise InvalidRequest("--name is for the recipe that --write leaves.", remedy="Give --write FOLDER too.")
     ask = _ask(
         **goal(budget=budget, devices=devices, loss=loss, parameters=parameters, within=within),
         system=system,

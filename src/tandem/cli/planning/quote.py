@@ -14,6 +14,7 @@ from tandem.kit.pages import between, percent, short, size, span
 from tandem.plan import Cluster
 from tandem.plan.quote import Quote, Way, written
 from tandem.plan.units import flop_text, parameters_text, usd_text
+from tandem.spec import parse_recipe
 
 RECIPE, PLACEMENT = "recipe.toml", "placement.toml"
 
@@ -69,9 +70,10 @@ def write_plan(found: Quote, cluster: Cluster, folder: Path, *, name: str) -> li
 
     Raises:
         Conflict: one of them is there already.
-        InvalidRequest: the workshop cannot say this plan.
+        InvalidRequest: the workshop cannot say this plan, or a model cannot have this name.
     """
     made = written(found, cluster, name=name)
+    parse_recipe(made.recipe, where="of the plan")
     files = {folder / RECIPE: made.recipe, folder / PLACEMENT: made.placement}
     for path in files:
         if path.exists():
