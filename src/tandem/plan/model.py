@@ -7,7 +7,9 @@ from tandem.kit.errors import InvalidRequest
 from tandem.plan.flops import Convention, token_flop
 from tandem.spec.shape import Shape
 
-_SMALLEST, _LARGEST = 1e5, 2e13  # weights of a model that a shape is looked for
+LEAST_PARAMETERS, MOST_PARAMETERS = 1e5, 2e13
+"""Weights of the smallest and the largest model that a usual shape is looked for."""
+
 _WIDE_HEADS = 1024  # from this width on heads have 128 channels, below 64
 _GROUPS = 8  # heads of keys and values at most: so Llama 3
 _FFN_RATIO = 3.5  # of the width, as Llama 3's
@@ -113,10 +115,10 @@ def size_of(parameters: float, *, context: int, vocab: int | None = None) -> Mod
     Raises:
         InvalidRequest: fewer than 100,000 or more than 20 T weights.
     """
-    if not _SMALLEST <= parameters <= _LARGEST:
+    if not LEAST_PARAMETERS <= parameters <= MOST_PARAMETERS:
         raise InvalidRequest(
             f"A model of {parameters:.3g} weights has no usual shape.",
-            remedy=f"Ask for {_SMALLEST:.0e} to {_LARGEST:.0e} weights, or name the shape in a recipe.",
+            remedy=f"Ask for {LEAST_PARAMETERS:.0e} to {MOST_PARAMETERS:.0e} weights, or name the shape in a recipe.",
         )
     vocab = vocab or vocab_of(parameters)
     return min(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as replace_row
 
 from tandem.kit.errors import InvalidRequest
 from tandem.plan.catalogue import Cluster
@@ -15,6 +16,7 @@ from tandem.plan.units import DAY_S, HOUR_S
 from tests.plan.published import catalogue
 
 LAB = catalogue().cluster("8xh100", hosts=16)
+TENFOLD = replace(LAB, hosts=8_192, accelerator=replace_row(LAB.accelerator, memory_bytes=2**40))
 few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -79,6 +81,35 @@ def test_what_takes_too_long_is_refused_with_what_can_be_had() -> None:
         best(Ask(target_loss_nats=1.9))
     nearest = float(refusal.value.remedy.split("ask for ")[1].split()[0])
     assert best(Ask(target_loss_nats=nearest + 0.005)).wall_s.mid <= 90 * DAY_S
+
+
+def test_a_refusal_without_a_price_talks_of_no_money() -> None:
+    with pytest.raises(InvalidRequest, match=r"takes [\d,.]+ days with 1 host of 8xh100; 20\.0 days are allowed"):
+        best(Ask(target_loss_nats=2.1, most_wall_s=20 * DAY_S), replace(LAB, hosts=1, price=None))
+
+
+@pytest.mark.parametrize("target_nats", [1.83, 20.0, 1e3, 1e30])
+def test_a_loss_that_is_best_for_no_usual_size_is_refused_with_those_that_are(target_nats: float) -> None:
+    with pytest.raises(InvalidRequest, match="there is no usual shape") as refusal:
+        best(Ask(target_loss_nats=target_nats))
+    assert refusal.value.param == "target_loss_nats"
+    most, least = (float(refusal.value.remedy.split()[place]) for place in (5, 7))
+    assert best(Ask(target_loss_nats=least)).model.parameters < 200_000
+    assert best(Ask(target_loss_nats=most, most_wall_s=1e15), TENFOLD).model.parameters > 1.8e13
+
+
+def test_more_devices_than_any_batch_are_refused_with_as_many_as_train() -> None:
+    cluster = catalogue().cluster("h100-cloud")
+    with pytest.raises(InvalidRequest, match="No batch that suits what 32,768 devices .* reach") as refusal:
+        best(Ask(devices=32_768, span_s=1.0), cluster)
+    assert refusal.value.param == "devices"
+    nearest = int(refusal.value.remedy.split()[2].replace(",", ""))
+    assert best(Ask(devices=nearest, span_s=1.0), cluster).devices == nearest
+
+
+def test_what_does_not_fit_is_refused_for_its_memory_and_not_for_its_batch() -> None:
+    with pytest.raises(InvalidRequest, match="does not fit on .* devices"):
+        best(Ask(budget_usd=1e3, vocab=100_000_000))
 
 
 def test_hosts_beyond_the_system_are_not_hired_and_time_is_not_overrun() -> None:

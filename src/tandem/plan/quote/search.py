@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from tandem.kit.errors import InvalidRequest
+from tandem.kit.pages import span
 from tandem.plan.catalogue import Cluster
 from tandem.plan.flops import run_flop
-from tandem.plan.model import ModelSize, size_of
+from tandem.plan.model import LEAST_PARAMETERS, MOST_PARAMETERS, ModelSize, size_of
 from tandem.plan.quote.ask import Ask, hosts_of, usual_context
 from tandem.plan.quote.pace import Pace, Way, batch_samples, odd_part, pace_of
-from tandem.plan.units import DAY_S, HOUR_S, parameters_text, usd_text
+from tandem.plan.scaling import Law
+from tandem.plan.units import HOUR_S, parameters_text, usd_text
 from tandem.plan.workshop import Factor
 
 _RUNGS = 6  # of the ladder of computing, for each power of ten: sizes 21 % apart
@@ -23,6 +26,7 @@ _BEST_SHARE = 0.7  # of the peak: no published run reaches more, so fewer hosts 
 _FRIENDLY = 15  # the largest odd part of a number of hosts that layouts divide well
 
 PLAN = "plan"
+_BATCH = "samples"  # what a refusal is about where a batch cannot be dealt to devices
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,7 +57,8 @@ class Search:
             )
         paces = [one for one in self._candidates() if isinstance(one, Pace)]
         if not paces:
-            raise next(one for one in self._known.values() if isinstance(one, InvalidRequest))
+            refusal = next(one for one in self._known.values() if isinstance(one, InvalidRequest))
+            raise _too_many(self) if self.ask.devices and refusal.param == _BATCH else refusal
         reached = [(pace, self._tokens(pace)) for pace in paces]
         # What ends before its first step trains nothing, whatever a law says of so few tokens.
         training = [(pace, tokens) for pace, tokens in reached if tokens >= pace.samples * pace.model.context]
@@ -153,7 +158,8 @@ class Search:
                 last = self.pace(model, hosts, batch_flop=flop)
                 wall_s = last.wall_s(tokens)
             except InvalidRequest as error:
-                refusal = error
+                # Of a batch nobody has asked: what does not fit in memory says more.
+                refusal = refusal if refusal.message and error.param == _BATCH else error
                 continue
             if wall_s > self.ask.most_wall_s:
                 continue
@@ -181,7 +187,10 @@ class Search:
     def _to_loss(self, target_nats: float) -> tuple[Pace, Way]:
         law = self.ask.scaling
         least = law.flop_for_loss(target_nats)
-        model = self.size(self.ask.parameters or law.optimum(least).parameters.mid)
+        wanted = self.ask.parameters or law.optimum(least).parameters.mid
+        if not self.ask.parameters and not LEAST_PARAMETERS <= wanted <= MOST_PARAMETERS:
+            raise _beyond_sizes(law, target_nats, wanted)
+        model = self.size(wanted)
         tokens = law.tokens_for_loss(model.parameters, target_nats)
         if tokens is None:
             raise InvalidRequest(
@@ -193,10 +202,10 @@ class Search:
         way = pace.way(tokens, name=PLAN, why="The least computing that reaches the loss.")
         if way.wall_s.mid > self.ask.most_wall_s:
             reached = law.loss_nats(model.parameters, pace.tokens_within(self.ask.most_wall_s))
+            money = f" and {usd_text(way.cost_usd.mid)}" if self.cluster.price else ""
             raise InvalidRequest(
-                f"A loss of {target_nats:g} nats takes {way.wall_s.mid / DAY_S:,.0f} days and "
-                f"{usd_text(way.cost_usd.mid)} on the {way.hosts:,} hosts of {self.cluster.name}; "
-                f"{self.ask.most_wall_s / DAY_S:,.0f} days are allowed.",
+                f"A loss of {target_nats:g} nats takes {span(way.wall_s.mid)}{money} with "
+                f"{_many(way.hosts, 'host')} of {self.cluster.name}; {span(self.ask.most_wall_s)} are allowed.",
                 remedy=f"Allow more time, take a larger system, or ask for {reached:.3f} nats.",
                 param="target_loss_nats",
             )
@@ -209,12 +218,44 @@ def _rung_of(flop: float) -> int:
 
 def _too_little(pace: Pace) -> InvalidRequest:
     """The refusal of what does not reach one step, with what the tokens that suit the model take."""
-    model, devices = pace.model.parameters, pace.cluster.devices
+    model = pace.model.parameters
     way = pace.way(pace.ask.scaling.flop_for_size(model) / (6 * model), name=PLAN, why="")
     money = f" and {usd_text(way.cost_usd.mid)}" if pace.cluster.price else ""
     return InvalidRequest(
-        f"What was asked is over before a first step of {way.samples * way.model.context:,} tokens on {devices:,} "
-        f"devices of {pace.cluster.name}.",
+        f"What was asked is over before a first step of {way.samples * way.model.context:,} tokens on "
+        f"{_many(pace.cluster.devices, 'device')} of {pace.cluster.name}.",
         remedy=f"Ask for more, or for a smaller model: {parameters_text(way.tokens)} tokens, which suit "
         f"{parameters_text(model)} weights, take {way.wall_s.mid / HOUR_S:,.3g} h{money}.",
     )
+
+
+def _too_many(search: Search) -> InvalidRequest:
+    """The refusal of devices that no batch can be dealt to, with the most of their halves that train something."""
+    ask, each = search.ask, search.cluster.host.devices
+    hosts, nearest = (ask.devices or 0) // each, ""
+    while not nearest and (hosts := hosts // 2):
+        fewer = Search(ask=replace(ask, devices=hosts * each), cluster=search.cluster, factor=search.factor)
+        with suppress(InvalidRequest):
+            fewer.best()
+            nearest = f"{hosts * each:,} devices, "
+    return InvalidRequest(
+        f"No batch that suits what {ask.devices:,} devices of {search.cluster.name} reach in that time can be dealt to "
+        "so many.",
+        remedy=f"Ask for {nearest}a longer time, or a larger model.",
+        param="devices",
+    )
+
+
+def _beyond_sizes(law: Law, target_nats: float, wanted: float) -> InvalidRequest:
+    """The refusal of a loss that no model of a usual shape is best for, with the losses that some are."""
+    ends = [law.optimum(law.flop_for_size(size)).loss_nats.mid for size in (MOST_PARAMETERS, LEAST_PARAMETERS)]
+    return InvalidRequest(
+        f"A loss of {target_nats:g} nats is best reached by {wanted:.3g} weights by the law {law.name!r}, for which "
+        "there is no usual shape.",
+        remedy=f"Ask for a loss of {ends[0] + 0.001:.3f} to {ends[1] - 0.001:.3f} nats, or name the weights too.",
+        param="target_loss_nats",
+    )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
