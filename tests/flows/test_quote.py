@@ -59,6 +59,23 @@ async def test_the_plan_and_the_forecast_of_its_recipe_agree(house: House, span_
     assert (found.quote.system, found.quote.devices, found.quote.hosts) == ("local", 1, 1)
 
 
+@pytest.mark.parametrize("span_s", [10.0, 60.0, 3600.0])
+async def test_its_speed_is_that_of_a_step_and_not_of_beginning_and_end(house: House, span_s: float) -> None:
+    found = (await here(house, msgspec.structs.replace(HOUR, span_s=span_s))).quote
+    recipe = parse_recipe(written(found, (await here(house)).cluster).recipe, where="here")
+    said = await predicted(recipe, parse_placement({}, where="here"), house=house, probe=measured)
+    step = found.layout.step
+    assert step.total_s == pytest.approx(said.step_s, rel=1e-3)
+    assert step.tokens_per_s == pytest.approx(found.samples * found.model.context / step.total_s)
+    assert step.mfu_share == pytest.approx(said.mfu_share, rel=0.02)
+
+
+async def test_a_run_too_short_for_its_own_beginning_is_told_how_long_that_takes(house: House) -> None:
+    with pytest.raises(InvalidRequest, match=r"the smallest run takes [4-9]\.\d s from start to end") as refusal:
+        await here(house, msgspec.structs.replace(HOUR, span_s=1.0))
+    assert "1x10min" in refusal.value.remedy
+
+
 async def test_a_loss_is_planned_for_this_machine_too(house: House) -> None:
     found = await here(house, QuoteAsk(system="local", target_loss_nats=6.0))
     assert found.quote.loss_nats.mid == pytest.approx(6.0, rel=0.01)

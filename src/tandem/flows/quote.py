@@ -1,7 +1,7 @@
 """Quote: an ask becomes a plan, on a system of the catalogue or on this machine; and where the money stands."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import NamedTuple, Protocol
 
 from tandem.compute import open_system
@@ -22,11 +22,13 @@ from tandem.flows.planning import (
 from tandem.kit import clock
 from tandem.kit.db import Database
 from tandem.kit.errors import InvalidRequest
+from tandem.kit.pages import span
 from tandem.plan import Cluster, Interval
 from tandem.plan.catalogue import Accelerator, Host, Price
 from tandem.plan.funding import FundingView
+from tandem.plan.layout import Candidate
 from tandem.plan.quote import Quote, quote, written
-from tandem.plan.workshop import Device, Factor, factor, forecast
+from tandem.plan.workshop import Device, Factor, Forecast, factor, forecast
 from tandem.spec import parse_placement, parse_recipe
 
 LOCAL = "local"
@@ -136,11 +138,14 @@ def _check_local(ask: QuoteAsk) -> None:
 def _on_this_machine(ask: QuoteAsk, house: Rooms, cluster: Cluster, device: Device) -> Quoted:
     """The catalogue's model of a step knows GPUs; here each round corrects it by the forecast for the size chosen."""
     known = factor(LOCAL, comparisons(house.settings.home))
-    wanted, ratio, rounds = asked(ask), 1.0, 0
+    wanted, ratio, rounds, said = asked(ask), 1.0, 0, None
     while True:
         rounds += 1
         assumed = _factor(known, ratio)
-        found = quote(wanted, cluster, factors={LOCAL: assumed})
+        try:
+            found = quote(wanted, cluster, factors={LOCAL: assumed})
+        except InvalidRequest as error:
+            raise error if said is None else _too_short(said) from error
         made = written(found, cluster)
         work = work_of_recipe(
             parse_recipe(made.recipe, where="of the plan"),
@@ -153,7 +158,31 @@ def _on_this_machine(ask: QuoteAsk, house: Rooms, cluster: Cluster, device: Devi
             break
         ratio = better
     derivation = found.derivation.then(said.derivation)
-    return Quoted(replace(found, derivation=derivation), cluster, assumed)
+    return Quoted(replace(found, layout=_paced(found.layout, said), derivation=derivation), cluster, assumed)
+
+
+def _paced(layout: Candidate, said: Forecast) -> Candidate:
+    """The layout with a step as long as the forecast's: the ratio of whole runs has their beginning and end in it."""
+    times = said.step_s / layout.step.total_s
+    parts = {part.name for part in fields(layout.step) if part.name.endswith("_s")} - {"tokens_per_s"}
+    step = replace(
+        layout.step,
+        **{name: times * getattr(layout.step, name) for name in parts},
+        tokens_per_s=layout.step.tokens_per_s / times,
+        mfu_share=layout.step.mfu_share / times,
+        hfu_share=layout.step.hfu_share / times,
+    )
+    return replace(layout, step=step)
+
+
+def _too_short(said: Forecast) -> InvalidRequest:
+    """The refusal of what is over before a first step, by the forecast of the least run that was looked at."""
+    stages = said.stages
+    return InvalidRequest(
+        f"What was asked is over before a first step on this machine: the smallest run takes {span(stages.wall_s)} "
+        f"from start to end, {span(stages.wall_s - stages.train_s)} of it beside its training.",
+        remedy="Ask for more, as in --devices 1x10min.",
+    )
 
 
 def _factor(known: Factor, ratio: float) -> Factor:
