@@ -8,8 +8,10 @@ import pytest
 
 from tandem.flows import against, calibration, ground_of, predicted
 from tandem.flows.plan import leave_outcome, planned
+from tandem.flows.planning import device_of_probe, work_of_recipe
 from tandem.kit.config import load_settings
 from tandem.kit.errors import Conflict, NotFound, UnsupportedFeature
+from tandem.plan.workshop import forecast
 from tandem.registry import first_charter
 from tandem.server import House
 from tandem.spec import Placement
@@ -106,6 +108,28 @@ async def test_a_machine_that_no_run_has_measured_is_measured_once_it_is_asked_a
     fp32 = await predicted(recipe(precision="fp32"), Placement(), house=house, probe=probe)
     assert len(asked) == 2, "no run has computed in fp32"
     assert fp32.step_s > 0
+
+
+async def test_runs_on_a_gpu_teach_how_fast_it_is_and_those_on_the_cpu_do_not(house: House) -> None:
+    gpu = {**ENVIRONMENT, "device": "NVIDIA H200", "peak_name": "data sheet", "peak_flops": 9.9e14}
+
+    async def probe() -> Mapping[str, Any]:
+        return gpu
+
+    ran(house, 1)
+    fresh = forecast(work_of_recipe(recipe(), Placement(), file=house.registry.file), device_of_probe(gpu, half=True))
+    assert any("a guess" in warning for warning in fresh.derivation.warnings)
+    for number in range(2, 5):
+        ran(house, number, environment=gpu)
+    known = await predicted(recipe(), Placement(), house=house, probe=never)
+    assert known.derivation.steps[0].what == "calibration of local, NVIDIA H200"
+    assert known.derivation.rows == ("device NVIDIA H200: data sheet: 9.9e+14 FLOP/s",)
+    assert not any("a guess" in warning for warning in known.derivation.warnings)
+    assert known.stages.train_s > 2 * fresh.stages.train_s, "they took 12 s"
+    assert planned(recipe(), Placement(), house=house)["wall_s"] == known.stages.wall_s
+    ran(house, 5)
+    here = await predicted(recipe(), Placement(), house=house, probe=never)
+    assert here.derivation.steps[0].what == "calibration of local"
 
 
 async def test_another_system_cannot_be_measured_from_here(house: House) -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import statistics
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 from tandem.compute import probe as probe_in_child
 from tandem.flows.planning import (
     Ground,
+    calibrated_as,
     catalogue_of,
     comparisons,
     device_of_probe,
@@ -163,20 +164,21 @@ def against(run: str, *, house: Rooms) -> Against:
 
 
 def _known_device(house: Rooms, system: str, *, half: bool) -> Device | None:
-    """The device of a system as the newest runs that computed in this precision measured it."""
-    same = [one.device for one in outcomes(house.settings.home) if one.system == system and one.work.half == half]
-    if not same:
+    """The device of a system as the newest runs that computed in this precision measured it; of several, the last."""
+    every = [one for one in outcomes(house.settings.home) if one.work.half == half]
+    own = [one for one in every if one.system == calibrated_as(system, one.device)]
+    if not own:
         return None
-    peaks = [one.peak_flops for one in same[-_LAST:]]
-    return Device(name=same[-1].name, peak_flops=statistics.median(peaks), half=same[-1].half)
+    peaks = [one.device.peak_flops for one in own if one.system == own[-1].system]
+    return replace(own[-1].device, peak_flops=statistics.median(peaks[-_LAST:]))
 
 
 def _forecast(recipe: Recipe, placement: Placement, house: Rooms, device: Device) -> Forecast:
-    parent = recipe.model.parent_sha256
+    parent, home = recipe.model.parent_sha256, house.settings.home
     if recipe.model.shape is None and not parent:
         parent = house.registry.resolve(recipe.model.parent).artifact.digest
-    work = work_of_recipe(recipe, placement, file=house.registry.file, digest=parent)
-    return forecast(work, device, calibrated=factor(placement.system, comparisons(house.settings.home)))
+    work, known = work_of_recipe(recipe, placement, file=house.registry.file, digest=parent), comparisons(home)
+    return forecast(work, device, calibrated=factor(calibrated_as(placement.system, device), known))
 
 
 def _ratios(said: Stages, measured: Stages) -> dict[str, float]:

@@ -13,6 +13,7 @@ from tandem.flows.planning import (
     answer_funding,
     answer_quote,
     asked,
+    calibrated_as,
     claims_of,
     comparisons,
     spent,
@@ -137,7 +138,7 @@ def _check_local(ask: QuoteAsk) -> None:
 
 def _on_this_machine(ask: QuoteAsk, house: Rooms, cluster: Cluster, device: Device) -> Quoted:
     """The catalogue's model of a step knows GPUs; here each round corrects it by the forecast for the size chosen."""
-    known = factor(LOCAL, comparisons(house.settings.home))
+    known = factor(calibrated_as(LOCAL, device), comparisons(house.settings.home))
     wanted, ratio, rounds, said = asked(ask), 1.0, 0, None
     while True:
         rounds += 1

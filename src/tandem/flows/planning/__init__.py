@@ -39,6 +39,7 @@ from tandem.flows.planning.money import (
 )
 from tandem.flows.planning.outcomes import (
     Outcome,
+    calibrated_as,
     comparisons,
     keep_outcome,
     outcome_of,
@@ -81,6 +82,7 @@ __all__ = [
     "answer_simulation",
     "answer_systems",
     "asked",
+    "calibrated_as",
     "catalogue_of",
     "claims_of",
     "comparisons",

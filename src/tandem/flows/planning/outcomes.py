@@ -45,6 +45,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return Comparison(run=self.run, system=self.system, predicted_s=said.train_s, measured_s=self.measured.train_s)
 
 
+def calibrated_as(system: str, device: Device) -> str:
+    """What the calibration calls a system with such a device: each kind of GPU is one of its own."""
+    return system if device.kind == "cpu" else f"{system}, {device.name.partition(':')[0]}"
+
+
 def outcome_of(story: Story, *, file: FileOf) -> Outcome | None:
     """The outcome of a run that ended well and measured itself; None of any other.
 
@@ -55,10 +60,9 @@ def outcome_of(story: Story, *, file: FileOf) -> Outcome | None:
     if story.run.state is not RunState.SUCCEEDED or device is None or not story.summary.get("goodput"):
         return None
     work = work_of_run(story, file=file)
-    system = str(story.placement.get("system", "local"))
     return Outcome(
         run=story.run.run_id,
-        system=system if device.kind == "cpu" else f"{system}, {device.name.partition(':')[0]}",
+        system=calibrated_as(str(story.placement.get("system", "local")), device),
         work=work,
         device=device,
         predicted=forecast(work, device).stages,
