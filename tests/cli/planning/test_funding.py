@@ -109,6 +109,12 @@ def test_usage_earns_and_parties_are_paid_up_to_their_caps(told: Told, house: Ho
     assert row.split()[1:] == ["starter", "110", "$210"]
 
 
+PRICES = (
+    '[[tariffs]]\ndeployment = "code-*"\nprompt_usd_per_million_tokens = {}\nanswer_usd_per_million_tokens = {}\n'
+    "cached_usd_per_million_tokens = {}"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -118,6 +124,9 @@ def test_usage_earns_and_parties_are_paid_up_to_their_caps(told: Told, house: Ho
         ('[[tranches]]\nname = "a"\namount_usd = 5\nmonth = "January"', "January"),
         ('[[tranches]]\nname = "a"\namount_usd = 5\nmonth = "2027-01"\npayed = true', "unknown field `payed`"),
         ('[[tranches]]\nname = "a"', "wrong at tranches.0"),
+        (PRICES.format("-1", "1", "1"), "The price of code-* is -1 US dollars"),
+        (PRICES.format("1", "nan", "1"), "The price of code-* is nan US dollars"),
+        (PRICES.format("1", "1", "-1"), "The price of code-* is -1 US dollars"),
         ("[returned_usd]\nzoe = 5", "zoe got money back, but has no claim"),
         ("bugdet = 5", "unknown field `bugdet`"),
         ("tranches = [", "is not TOML"),

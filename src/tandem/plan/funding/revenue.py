@@ -26,17 +26,25 @@ class Tariff(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def earned_pico_usd(self, used: "Used") -> int:
         """What usage earns, in millionths of a micro-dollar, which no price can break."""
-        cached = self.prompt_usd_per_million_tokens
-        if self.cached_usd_per_million_tokens is not None:
-            cached = self.cached_usd_per_million_tokens
-        return (
-            (used.prompt_tokens - used.cached_tokens) * self._micro(self.prompt_usd_per_million_tokens)
-            + used.cached_tokens * self._micro(cached)
-            + used.completion_tokens * self._micro(self.answer_usd_per_million_tokens)
-        )
+        prompt, cached, answer = self.prices_micro_usd
+        fresh_tokens = used.prompt_tokens - used.cached_tokens
+        return fresh_tokens * prompt + used.cached_tokens * cached + used.completion_tokens * answer
 
-    def _micro(self, price_usd: float) -> int:
-        return micro_usd(price_usd, what=f"The price of {self.deployment}")
+    @property
+    def prices_micro_usd(self) -> tuple[int, int, int]:
+        """Of a million tokens of prompts, of cached ones, and of answers.
+
+        Raises:
+            InvalidRequest: a price is negative, or no number; names the line.
+        """
+        cached = self.cached_usd_per_million_tokens
+        prices = (
+            self.prompt_usd_per_million_tokens,
+            self.prompt_usd_per_million_tokens if cached is None else cached,
+            self.answer_usd_per_million_tokens,
+        )
+        prompt, cached_micro, answer = (micro_usd(one, what=f"The price of {self.deployment}") for one in prices)
+        return prompt, cached_micro, answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +83,13 @@ class Earned:
 
 
 def earned(used: Sequence[Used], tariffs: Sequence[Tariff]) -> tuple[Earned, ...]:
-    """What usage earns, by month and deployment; each line is rounded once, halves to the even neighbour."""
+    """What usage earns, by month and deployment; each line is rounded once, halves to the even neighbour.
+
+    Raises:
+        InvalidRequest: a price cannot be, whether something was used by it or not.
+    """
+    for tariff in tariffs:
+        _ = tariff.prices_micro_usd
     sums: dict[tuple[str, str], list[Used]] = defaultdict(list)
     for one in used:
         sums[one.month, one.deployment].append(one)
