@@ -61,7 +61,7 @@ def test_where_none_can_nothing_is_recommended(told: Told) -> None:
         ("--devices 8x1h --system 8xh100 --more 1k", "comes on top of a budget", "Give budget_usd"),
         ("--budget 1k --more -1", "--more is '-1'", "250000, 250k"),
         ("--budget 1k --law moon", "no scaling law 'moon'", "epoch, chinchilla"),
-        ("--loss nan", "wrong at target_loss_nats", "docs/guides/plan.md"),
+        ("--loss nan", "wrong at target_loss_nats", "docs/reference/cli.md"),
     ],
 )
 def test_nonsense_is_refused_with_its_remedy(refused: Refused, words: str, problem: str, remedy: str) -> None:

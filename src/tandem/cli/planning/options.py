@@ -15,8 +15,10 @@ from tandem.server import House
 
 T = TypeVar("T")
 
-OPTIONS, GUIDE = "of the options", "docs/guides/plan.md"
+OPTIONS, PAGE = "of the options", "docs/reference/cli.md"
 """Where a question stands, and the page that says what may be asked."""
+GUIDE = "docs/guides/plan.md"
+"""The page that says what stands in a file about money."""
 
 System = Annotated[
     str, typer.Option(help="A system or a host of the catalogue. Default: the first that the charter lets train.")
@@ -34,7 +36,7 @@ def question(kind: type[T], said: Mapping[str, object]) -> T:
     Raises:
         InvalidRequest: a value is out of bounds; names its key.
     """
-    return converted(said, kind, what="the question", where=OPTIONS, page=GUIDE)
+    return converted(said, kind, what="the question", where=OPTIONS, page=PAGE)
 
 
 def goal(

@@ -34,7 +34,7 @@ app.command("factors")(runs.factors)
 app.command("run")(runs.run)
 
 Law = Annotated[str, typer.Option(help="The scaling law: epoch, or chinchilla.")]
-Precision = Annotated[str, typer.Option(help="What products are computed in: bf16, fp8, fp16, fp32.")]
+Precision = Annotated[str, typer.Option(help="What products are computed in: bf16, fp8, fp4, fp16, fp32.")]
 Context = Annotated[int | None, typer.Option(help="Tokens of a sequence. Default: what is usual for the size.", min=1)]
 Within = Annotated[str | None, typer.Option(help="The longest that the run may take. Default: 90d.")]
 Parameters = Annotated[str | None, typer.Option(help="Weights of the model. Default: the best number.")]

@@ -22,7 +22,7 @@ def systems(
     ] = None,
     parameters: Annotated[str | None, typer.Option(help="Weights of the model. Default: the best number.")] = None,
     law: Annotated[str, typer.Option(help="The scaling law: epoch, or chinchilla.")] = "epoch",
-    precision: Annotated[str, typer.Option(help="What products are computed in: bf16, fp8, fp16, fp32.")] = "bf16",
+    precision: Annotated[str, typer.Option(help="What products are computed in: bf16, fp8, fp4, fp16, fp32.")] = "bf16",
     within: Annotated[str | None, typer.Option(help="The longest that the run may take. Default: 90d.")] = None,
     explain: Explain = False,
     as_json: AsJson = False,
