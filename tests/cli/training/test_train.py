@@ -98,6 +98,21 @@ def test_a_paused_run_says_how_it_goes_on(
     assert done.stdout.endswith(f"Next: tandem runs resume {run.run_id}\n")
 
 
+def test_a_run_that_used_up_its_limits_is_told_to_raise_them_and_not_to_go_on_as_it_was(
+    ask: Run, prepared: list[Recipe], recipe_file: Path, house: House, tmp_path: Path
+) -> None:
+    placement = tmp_path / "placement.toml"
+    placement.write_text("[limits]\nwall_s = 0.001\n")
+    done = ask("train", str(recipe_file), "--placement", str(placement), *FAKE, status=1)
+    (run,) = house.runs.newest()
+    assert done.stdout.startswith("Paused (budget) at step")
+    assert "raise them in a copy of that file" in done.stdout
+    assert done.stdout.endswith(f"Next: tandem runs resume {run.run_id} --placement FILE\n")
+    placement.write_text("[limits]\nwall_s = 1000\n")
+    again = ask("runs", "resume", run.run_id, "--placement", str(placement), *FAKE)
+    assert "Paused" not in again.stdout
+
+
 def test_paths_in_a_recipe_count_from_its_folder(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = recipe_file.parent
     recipe_file.write_text(recipe_file.read_text().replace("stdlib:", "file:data/a.py"))
