@@ -27,13 +27,14 @@ from tandem.flows.planning import (
     rules_of,
     size_of_version,
 )
+from tandem.formats import write_tiny_gguf
 from tandem.plan.plain import plain
 from tandem.server import House
 from tests.api.conftest import Keys
 from tests.api.test_openapi import DOCUMENT, check
 from tests.flows.planning.runs import write_measured
 from tests.run_folders import recipe
-from tests.serving import Reply, Served
+from tests.serving import Reply, Served, pulled
 
 RECIPE = json.loads(msgspec.json.encode(recipe()))
 BODIES: dict[str, dict[str, Any]] = {
@@ -114,6 +115,18 @@ def in_python(name: str, house: House) -> object:
             return funding_of(msgspec.convert(told, FundingAsk), house=house)
         case _:
             return answer_simulation(msgspec.convert(told, SimulationAsk), ground)
+
+
+def test_a_recipe_that_begins_from_a_version_is_laid_out(
+    fake: Served, keys: Keys, house: House, tmp_path: Path
+) -> None:
+    path = tmp_path / "parent.gguf"
+    write_tiny_gguf(path, seed=1)
+    pulled(house, "parent", path)
+    body = {"system": "8xh100", "recipe": {**RECIPE, "model": {"parent": "parent"}}, "samples": 8}
+    reply = fake.request("POST", "/api/v1/plan/layout", body, key=keys.admin)
+    assert reply.status == 200, reply.body
+    assert reply.json["job"]["model"]["width"] == 64
 
 
 @pytest.mark.parametrize("name", [name for name in BODIES if name != "run"])

@@ -28,6 +28,7 @@ from tandem.flows.planning import (
     answer_serving,
     answer_simulation,
     answer_systems,
+    pinned,
     rules_of,
     size_of_version,
 )
@@ -67,9 +68,12 @@ async def plan_quote(platform: Platform, _principal: Principal, request: Request
 async def plan_layout(platform: Platform, _principal: Principal, request: Request) -> Response:
     """Memory of a device and time of a step by layout: the best, the next ones and why they lose."""
     ask = await json_body(request, LayoutAsk)
-    file = platform.registry.file
-    answer = await _reckoned(lambda: answer_layout(ask, flows.ground_of(platform), file=file))
-    return JSONResponse(plain(answer))
+
+    def work() -> object:
+        found = msgspec.structs.replace(ask, recipe=pinned(ask.recipe, platform)) if ask.recipe else ask
+        return answer_layout(found, flows.ground_of(platform), file=platform.registry.file)
+
+    return JSONResponse(plain(await _reckoned(work)))
 
 
 async def plan_failures(platform: Platform, _principal: Principal, request: Request) -> Response:

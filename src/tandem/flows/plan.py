@@ -16,6 +16,7 @@ from tandem.flows.planning import (
     keep_outcome,
     outcome_of,
     outcomes,
+    pinned,
     work_of_recipe,
 )
 from tandem.kit.config import Settings
@@ -174,10 +175,8 @@ def _known_device(house: Rooms, system: str, *, half: bool) -> Device | None:
 
 
 def _forecast(recipe: Recipe, placement: Placement, house: Rooms, device: Device) -> Forecast:
-    parent, home = recipe.model.parent_sha256, house.settings.home
-    if recipe.model.shape is None and not parent:
-        parent = house.registry.resolve(recipe.model.parent).artifact.digest
-    work, known = work_of_recipe(recipe, placement, file=house.registry.file, digest=parent), comparisons(home)
+    work = work_of_recipe(pinned(recipe, house), placement, file=house.registry.file)
+    known = comparisons(house.settings.home)
     return forecast(work, device, calibrated=factor(calibrated_as(placement.system, device), known))
 
 

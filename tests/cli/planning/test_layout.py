@@ -1,14 +1,20 @@
 """`tandem plan layout`: the best layout of a step, those that lose and why, or one of one's own."""
 
+import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tandem.flows.planning import LayoutAsk, answer_layout
+from tandem.formats import write_tiny_gguf
+from tandem.server import House
 from tests.cli.conftest import Run
 from tests.cli.planning.conftest import Refused, Told
 from tests.cli.training.conftest import RECIPE
 from tests.flows.planning.test_answers import GROUND, no_file
+from tests.run_folders import recipe as recipe_from
+from tests.serving import pulled
 
 WORDS = ("plan", "layout", "--parameters", "8B", "--system", "8xh100", "--hosts", "4")
 THIRTY_TWO = RECIPE.replace("samples = 4", "samples = 32")
@@ -51,6 +57,16 @@ def test_a_recipe_is_laid_out_with_its_batch(ask: Run, tmp_path: Path) -> None:
     shown = ask("plan", "layout", str(path), "--system", "8xh100", "--explain").stdout
     assert "weights, 32 sequences of 64 tokens\n" in shown
     assert "How it was found\n  1. " in shown
+
+
+def test_a_recipe_that_begins_from_a_version_is_as_large_as_its_file(ask: Run, house: House, tmp_path: Path) -> None:
+    weights = tmp_path / "tiny.gguf"
+    write_tiny_gguf(weights, seed=1)
+    pulled(house, "tiny", weights)
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(msgspec.toml.encode(recipe_from(model={"parent": "tiny"}, batch={"samples": 8, "context": 64})))
+    found = json.loads(ask("plan", "layout", str(path), "--system", "8xh100", "--hosts", "1", "--json").stdout)
+    assert found["job"]["model"]["width"] == 64
 
 
 @pytest.mark.parametrize(

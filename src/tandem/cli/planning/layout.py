@@ -10,7 +10,7 @@ from tandem.cli.context import AsJson, Quiet, emit
 from tandem.cli.planning.options import Explain, Hosts, Price, System, count, question, standing
 from tandem.cli.planning.show import basis, facts
 from tandem.cli.training.train import read_recipe
-from tandem.flows.planning import LayoutAnswer, LayoutAsk, answer_layout
+from tandem.flows.planning import LayoutAnswer, LayoutAsk, answer_layout, pinned
 from tandem.kit.errors import InvalidRequest
 from tandem.kit.pages import percent, short, size, span
 from tandem.plan.layout import Candidate
@@ -53,7 +53,7 @@ def layout(
         "system": system,
         "hosts": hosts,
         "price": price,
-        "recipe": read_recipe(recipe, ()) if recipe else None,
+        "recipe": pinned(read_recipe(recipe, ()), house) if recipe else None,
         "parameters": count(parameters, what="--parameters"),
         "context": context,
         "samples": samples,

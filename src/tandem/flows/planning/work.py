@@ -40,15 +40,28 @@ class Registered(Protocol):
     def registry(self) -> Registry: ...
 
 
-def size_of_recipe(recipe: Recipe, *, file: FileOf, digest: str = "") -> tuple[ModelSize, int]:
-    """The model of a recipe and how many of its weights are trained; `digest` is the parent's where the recipe does not
-    pin it.
+def pinned(recipe: Recipe, house: Registered) -> Recipe:
+    """The recipe with the digest of the weights that it begins from: its own, or of what the parent's name means now.
+
+    Raises:
+        NotFound: there is no such version.
+        InvalidRequest: it is an adapter that nobody merged.
+    """
+    model = recipe.model
+    if model.shape is not None or model.parent_sha256:
+        return recipe
+    digest = house.registry.whole(model.parent)
+    return msgspec.structs.replace(recipe, model=msgspec.structs.replace(model, parent_sha256=digest))
+
+
+def size_of_recipe(recipe: Recipe, *, file: FileOf) -> tuple[ModelSize, int]:
+    """The model of a recipe, whose parent is pinned, and how many of its weights are trained.
 
     Raises:
         IntegrityError, NotFound, UnsupportedFeature: the parent's file is gone, or no decoder of the Llama family.
     """
     if recipe.model.shape is None:
-        header = read_header(file(recipe.model.parent_sha256 or digest))
+        header = read_header(file(recipe.model.parent_sha256))
         size = _header_size(header, context=recipe.batch.context, name=recipe.model.parent)
     else:
         size = ModelSize.of(
@@ -69,14 +82,14 @@ def size_of_version(house: Registered, ref: str, *, context: int) -> ModelSize:
     return _header_size(read_header(path), context=context, name=version.ref)
 
 
-def work_of_recipe(recipe: Recipe, placement: Placement, *, file: FileOf, digest: str = "") -> Workload:
-    """The work of a recipe that was not trained yet; `digest` is the parent's where the recipe does not pin it.
+def work_of_recipe(recipe: Recipe, placement: Placement, *, file: FileOf) -> Workload:
+    """The work of a recipe that was not trained yet, and whose parent is pinned.
 
     Raises:
         InvalidRequest: the budget counts epochs, whose length only prepared data tells.
         UnsupportedFeature: the parent is no decoder of the Llama family.
     """
-    sizes = size_of_recipe(recipe, file=file, digest=digest)
+    sizes = size_of_recipe(recipe, file=file)
     return _work(recipe, placement, sizes=sizes, seen=_Seen())
 
 
