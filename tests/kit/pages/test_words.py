@@ -46,6 +46,10 @@ def test_a_short_number_is_the_number_to_three_digits(value: float) -> None:
     ("seconds", "expected"),
     [
         (0.0, "0 ms"),
+        (0.0001, "0.1 ms"),
+        (0.0006, "0.6 ms"),
+        (0.00094, "0.9 ms"),
+        (0.00096, "1 ms"),
         (0.0345, "34 ms"),
         (0.9996, "1.0 s"),
         (45.25, "45.2 s"),

@@ -54,7 +54,9 @@ def size(count: object) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration: 34 ms, 45.2 s, 3 min 20 s, 2 h 05 min, 12.5 days."""
+    """A duration: 0.2 ms, 34 ms, 45.2 s, 3 min 20 s, 2 h 05 min, 12.5 days."""
+    if 0 < seconds < 0.00095:
+        return f"{1000 * seconds:.1g} ms"
     if seconds < 0.9995:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 59.95:
