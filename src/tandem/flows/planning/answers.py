@@ -186,8 +186,15 @@ def answer_simulation(ask: SimulationAsk, ground: Ground) -> Sweep:
     """Goodput of designs by size, and where each breaks.
 
     Raises:
-        InvalidRequest: unknown designs, or more than can be simulated.
+        InvalidRequest: unknown designs, or more than can be simulated; or hosts or a price, which nothing here has.
     """
+    for name in ("hosts", "price"):
+        if getattr(ask, name) is not None:
+            raise InvalidRequest(
+                f"A simulation is of fleets of its own sizes, and costs nothing: {name} has no place in it.",
+                remedy="Give `sizes`, in devices; `system` says what a host is and how often it fails.",
+                param=name,
+            )
     if unknown := [name for name in ask.designs if name not in DESIGNS]:
         raise InvalidRequest(
             f"There is no design {unknown[0]!r}.", remedy=f"There are {', '.join(DESIGNS)}.", param="designs"
