@@ -19,7 +19,8 @@ def test_all_rows_are_there(told: Told) -> None:
     assert forms.json["prices"]["8xh100-nanochat"]["usd_per_hour"] == 24.0
     for words in ("h100-cloud", "4,096 x 8xh100, may train", "8xh100: 24 USD/h, on-demand", "8 x h100-80", "2025-10"):
         assert words in forms.shown
-    assert "85.9GB, 990TFLOP/s" in forms.shown
+    for words in ("85.9GB, 989.5 TFLOP/s bf16", "193GB, 2,250 TFLOP/s bf16", "34.4GB, 125 TFLOP/s fp16"):
+        assert words in forms.shown
 
 
 def test_own_rows_come_first_and_the_charter_is_heard(told: Told, house: House) -> None:

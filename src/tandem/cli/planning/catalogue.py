@@ -2,7 +2,8 @@
 
 from tandem.cli.context import AsJson, Quiet, emit, table
 from tandem.cli.planning.options import standing
-from tandem.kit.pages import short, size
+from tandem.kit.pages import size
+from tandem.plan import Accelerator, Precision
 from tandem.plan.plain import plain
 
 
@@ -27,7 +28,7 @@ def catalogue(as_json: AsJson = False, quiet: Quiet = False) -> None:
             (
                 "device",
                 name,
-                f"{size(row.memory_bytes)}, {short(row.peak_flops.get('bf16', max(row.peak_flops.values())))}FLOP/s",
+                f"{size(row.memory_bytes)}, {_peak(row)}",
                 row.source,
                 row.date,
             )
@@ -41,6 +42,11 @@ def catalogue(as_json: AsJson = False, quiet: Quiet = False) -> None:
         bare=[name for _, name, *_ in told],
         shown=table(("row", "name", "is", "known from", "date"), told, empty="The catalogue is empty."),
     )
+
+
+def _peak(row: Accelerator) -> str:
+    precision: Precision = "bf16" if "bf16" in row.peak_flops else max(row.peak_flops, key=row.peak_of)
+    return f"{row.peak_of(precision) / 1e12:,.4g} TFLOP/s {precision}"
 
 
 def _allowed(name: str, allowed: tuple[str, ...]) -> str:
