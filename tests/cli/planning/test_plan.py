@@ -36,7 +36,7 @@ def test_a_budget_becomes_a_page_json_and_a_number(told: Told) -> None:
         f"{found.steps:,} steps of {found.samples:,} sequences",
         "1 host: data 8",
         "Instead\n  half the size: The same loss from",
-        "Mind: A job this small dies of other causes",
+        "Mind: Jobs die of other causes than their nodes too",
         "Rests on\n  accelerator h100-80 (NVIDIA H100 SXM",
         "scaling law epoch",
     ):

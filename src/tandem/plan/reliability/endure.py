@@ -210,5 +210,5 @@ def derive(useful_s: float, faults: Faults, saves: Saves, *, wall_s: Interval, i
 
 def _warnings(faults: Faults, mean_s: float) -> tuple[str, ...]:
     if mean_s < faults.hardware_mean_s:
-        return ("A job this small dies of other causes than its nodes; the rate is the floor of HPCA 2025.",)
+        return ("Jobs die of other causes than their nodes too; the rate is the floor of HPCA 2025.",)
     return ()
