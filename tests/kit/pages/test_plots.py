@@ -72,6 +72,12 @@ def test_thinning_keeps_the_highest_the_lowest_and_the_last(points: list[tuple[f
     assert kept == sorted(kept)
 
 
+def test_the_last_word_below_an_axis_stays_inside_the_frame() -> None:
+    drawn = plot([Line(name="", points=[(1e12, 1.0), (1.01e15, 2.0)])], across="FLOP", title="Loss", log_across=True)
+    ((place, told),) = re.findall(r'<text x="([\d.]+)" y="\d+" text-anchor="middle">(1e\+15)</text>', drawn)
+    assert float(place) + 3.3 * len(told) <= 440
+
+
 def test_smoothing_is_a_running_mean() -> None:
     points = [(0.0, 2.0), (1.0, 4.0), (2.0, 6.0), (3.0, 8.0)]
     assert smoothed(points, window=2) == [(0.0, 2.0), (1.0, 3.0), (2.0, 5.0), (3.0, 7.0)]

@@ -11,6 +11,7 @@ Point = tuple[float, float]
 
 _WIDTH, _HEIGHT = 440, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 34
+_HALF_LETTER = 3.3  # half the width of a digit of 11 pixels
 _MOST_POINTS = 400  # of a line: more are narrower than a pixel
 _LARGEST = 1e30  # what is beyond it, or not a number, has no place in a picture
 _NEARLY = 1e-9  # of its size: a difference that is none
@@ -147,7 +148,9 @@ def _grid(x: Axis, y: Axis, across: str) -> list[str]:
         drawn.append(f'<path class="grid" d="M{left} {at:.1f}H{right}"/>')
         drawn.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{short(value)}</text>')
     for value in ticks(x):
-        drawn.append(f'<text x="{_across(x, value):.1f}" y="{bottom + 16}" text-anchor="middle">{short(value)}</text>')
+        told = short(value)
+        at = min(_across(x, value), _WIDTH - _HALF_LETTER * len(told))  # not over the edge
+        drawn.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{told}</text>')
     drawn.append(f'<path class="axis" d="M{left} {bottom}H{right}"/>')
     drawn.append(f'<text x="{right}" y="{bottom + 30}" text-anchor="end">{escape(across)}</text>')
     return drawn
