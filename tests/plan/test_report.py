@@ -67,6 +67,15 @@ def test_all_sections_and_plots_are_there(page: str) -> None:
     assert page.count("<div class=bar>") > 2
 
 
+def test_a_loss_worse_than_guessing_is_not_shown_as_one() -> None:
+    found = quote(Ask(devices=8, span_s=1.0), CLOUD)
+    assert found.loss_nats.mid > found.guessing_nats
+    text = Checked(drawn(found)).text
+    assert "loss, nats a token" in text
+    assert "not known" in text
+    assert f"{found.loss_nats.mid:.3f} (" not in text
+
+
 def test_the_numbers_are_the_plans(page: str) -> None:
     found, text = planned(), Checked(page).text
     for told in (

@@ -1,6 +1,5 @@
 """What `tandem plan --budget` prints: the plan of a run on one page, its report, and its recipe and placement."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,9 +54,10 @@ def _facts(found: Way) -> Iterator[tuple[str, str]]:
 
 def _loss(found: Way) -> str:
     told = between(found.loss_nats, lambda nats: f"{nats:.3f}")
-    guessing = math.log(found.model.vocab)
-    if found.loss_nats.mid > guessing:
-        return f"not known: the law says {told}, and guessing is {guessing:.1f}; it does not reach down so far"
+    if found.loss_nats.mid > found.guessing_nats:
+        return (
+            f"not known: the law says {told}, and guessing is {found.guessing_nats:.1f}; it does not reach down so far"
+        )
     return f"{told} nats a token"
 
 

@@ -1,6 +1,5 @@
 """The answer to an ask: the plan, the ways next to it with what each would change, and how all of it came about."""
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
@@ -152,11 +151,12 @@ def _formula(ask: Ask) -> str:
 
 def _warnings(search: Search, way: Way) -> tuple[str, ...]:
     """What of the ask could not be used up."""
-    ask, found, guessing_nats = search.ask, [], math.log(way.model.vocab)
-    if way.loss_nats.mid > guessing_nats:
+    ask, found = search.ask, []
+    if way.loss_nats.mid > way.guessing_nats:
         found.append(
             f"The law says {way.loss_nats.mid:.3g} nats, more than guessing among {way.model.vocab:,} tokens "
-            f"({guessing_nats:.3g}): it does not hold for so little computing. Take the split as advice, not the loss."
+            f"({way.guessing_nats:.3g}): it does not hold for so little computing. Take the split as advice, not the "
+            "loss."
         )
     if ask.devices is not None and way.devices < ask.devices:
         found.append(

@@ -60,6 +60,11 @@ class Way:
         """Steps of the optimizer."""
         return math.ceil(self.tokens / (self.samples * self.model.context))
 
+    @property
+    def guessing_nats(self) -> float:
+        """The loss of guessing among the vocabulary: a law that says more does not hold for so little computing."""
+        return math.log(self.model.vocab)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
