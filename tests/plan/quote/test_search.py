@@ -107,6 +107,14 @@ def test_more_devices_than_any_batch_are_refused_with_as_many_as_train() -> None
     assert best(Ask(devices=nearest, span_s=1.0), cluster).devices == nearest
 
 
+@pytest.mark.parametrize("most_wall_s", [1e-9, 1.0, 30.0])
+def test_a_loss_that_no_number_of_hosts_reaches_in_time_is_refused_for_the_time(most_wall_s: float) -> None:
+    cluster = catalogue().cluster("h100-cloud")
+    with pytest.raises(InvalidRequest, match=r"A loss of 2\.5 nats takes .* are allowed") as refusal:
+        best(Ask(target_loss_nats=2.5, most_wall_s=most_wall_s), cluster)
+    assert refusal.value.param == "target_loss_nats"
+
+
 def test_what_does_not_fit_is_refused_for_its_memory_and_not_for_its_batch() -> None:
     with pytest.raises(InvalidRequest, match="does not fit on .* devices"):
         best(Ask(budget_usd=1e3, vocab=100_000_000))

@@ -153,7 +153,8 @@ class Search:
         chosen: Pace | None = None
         last: Pace | None = None
         least_s, refusal = math.inf, InvalidRequest("")
-        for hosts in ladder[self._first_worth(flop, ladder) :]:
+        worth = self._first_worth(flop, ladder)
+        for hosts in ladder[worth:]:
             try:
                 last = self.pace(model, hosts, batch_flop=flop)
                 wall_s = last.wall_s(tokens)
@@ -167,9 +168,16 @@ class Search:
             if hosts * wall_s > _WORTH_RATIO * least_s:
                 break
             chosen = last
-        if found := chosen or last:
+        if found := chosen or last or self._late(model, ladder[:worth], flop):
             return found
         raise refusal
+
+    def _late(self, model: ModelSize, fewer: list[int], flop: float) -> Pace | None:
+        """On the most of fewer hosts than could be done in time, where no batch can be dealt to as many."""
+        for hosts in reversed(fewer):
+            with suppress(InvalidRequest):
+                return self.pace(model, hosts, batch_flop=flop)
+        return None
 
     def _first_worth(self, flop: float, ladder: list[int]) -> int:
         """The place of the first number of hosts that could be done in time at the best that was ever reached."""
@@ -201,12 +209,13 @@ class Search:
         pace = self._hired(model, tokens)
         way = pace.way(tokens, name=PLAN, why="The least computing that reaches the loss.")
         if way.wall_s.mid > self.ask.most_wall_s:
-            reached = law.loss_nats(model.parameters, pace.tokens_within(self.ask.most_wall_s))
+            reached = pace.tokens_within(self.ask.most_wall_s)
+            nearest = f", or ask for {law.loss_nats(model.parameters, reached):.3f} nats" if reached >= 1 else ""
             money = f" and {usd_text(way.cost_usd.mid)}" if self.cluster.price else ""
             raise InvalidRequest(
                 f"A loss of {target_nats:g} nats takes {span(way.wall_s.mid)}{money} with "
                 f"{_many(way.hosts, 'host')} of {self.cluster.name}; {span(self.ask.most_wall_s)} are allowed.",
-                remedy=f"Allow more time, take a larger system, or ask for {reached:.3f} nats.",
+                remedy=f"Allow more time, take a larger system{nearest}.",
                 param="target_loss_nats",
             )
         return pace, way
