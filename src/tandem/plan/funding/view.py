@@ -176,7 +176,7 @@ class _Books:
         self._planned = _by_stage(funding.planned, "plan")
         self._spent = _by_stage(funding.spent, "spending")
         self._committed = _by_stage(_monthly(funding.commitments), "commitment")
-        self.stages = tuple(dict.fromkeys(stage for stage, _ in [*self._planned, *self._spent, *self._committed]))
+        self.stages = tuple(dict.fromkeys([*self._planned, *self._spent, *self._committed]))
         self.planned, self.spent, self.committed = map(_by_month, (self._planned, self._spent, self._committed))
         if late := [month_text(one) for one in self.spent if one > self.now]:
             raise _misplaced(f"Money was spent in {late[0]}, which is after {month}.")
@@ -208,10 +208,7 @@ class _Books:
 
     def stage(self, name: str) -> StageLine:
         """One stage's sums."""
-        planned, spent, committed = (
-            Counter({place: amount for (stage, place), amount in one.items() if stage == name})
-            for one in (self._planned, self._spent, self._committed)
-        )
+        planned, spent, committed = (one.get(name, Counter()) for one in (self._planned, self._spent, self._committed))
         return StageLine(
             stage=name,
             planned_micro_usd=self.until(planned),
@@ -246,21 +243,26 @@ class _Books:
     def _costs(self, place: int) -> int:
         if place <= self.now:
             return self.spent[place]
-        return sum(max(self._planned[stage, place], self._committed[stage, place]) for stage in self.stages)
+        nothing: Counter[int] = Counter()
+        planned, committed = self._planned, self._committed
+        return sum(
+            max(planned.get(stage, nothing)[place], committed.get(stage, nothing)[place]) for stage in self.stages
+        )
 
 
-def _by_stage(costs: Iterable[Cost], what: str) -> Counter[tuple[str, int]]:
-    amounts: Counter[tuple[str, int]] = Counter()
+def _by_stage(costs: Iterable[Cost], what: str) -> dict[str, Counter[int]]:
+    amounts: dict[str, Counter[int]] = {}
     for cost in costs:
         said = f"The {what} of {cost.stage}"
-        amounts[cost.stage, month_number(cost.month, what=said)] += micro_usd(cost.amount_usd, what=said)
+        place = month_number(cost.month, what=said)
+        amounts.setdefault(cost.stage, Counter())[place] += micro_usd(cost.amount_usd, what=said)
     return amounts
 
 
-def _by_month(amounts: Counter[tuple[str, int]]) -> Counter[int]:
+def _by_month(amounts: dict[str, Counter[int]]) -> Counter[int]:
     sums: Counter[int] = Counter()
-    for (_, place), amount in amounts.items():
-        sums[place] += amount
+    for one in amounts.values():
+        sums.update(one)
     return sums
 
 
