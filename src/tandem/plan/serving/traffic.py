@@ -27,10 +27,10 @@ class Traffic:
 
     def __post_init__(self) -> None:
         bounds = (
-            ("requests_per_s", 0.0, _MOST, "more than 0"),
-            ("prompt_tokens", 1.0, _MOST, "1 or more"),
-            ("answer_tokens", 1.0, _MOST, "1 or more"),
-            ("peak_ratio", 1.0, 1e4, "1 or more"),
+            ("requests_per_s", 0.0, _MOST, f"more than 0 and at most {_MOST:g}"),
+            ("prompt_tokens", 1.0, _MOST, f"from 1 to {_MOST:g}"),
+            ("answer_tokens", 1.0, _MOST, f"from 1 to {_MOST:g}"),
+            ("peak_ratio", 1.0, 1e4, "from 1 to 10,000"),
             ("cached_share", 0.0, 0.999, "from 0 to 0.999"),
             ("growth_share", -0.9, 10.0, "from -0.9 to 10"),
         )
@@ -67,8 +67,8 @@ class Latency:
     """Of the requests of the busiest hour, those whose first token is in time."""
 
     def __post_init__(self) -> None:
-        _refuse_outside(self, "first_token_s", 1e-6, 1e6, "more than 0")
-        _refuse_outside(self, "token_s", 1e-9, 1e6, "more than 0")
+        _refuse_outside(self, "first_token_s", 1e-6, 1e6, "from 1e-6 to 1e6 seconds")
+        _refuse_outside(self, "token_s", 1e-9, 1e6, "from 1e-9 to 1e6 seconds")
         _refuse_outside(self, "met_share", 0.0, 0.9999, "from 0 to 0.9999")
 
 
