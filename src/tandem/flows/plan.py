@@ -110,7 +110,8 @@ async def device_here(
         if system != "local":
             raise UnsupportedFeature(
                 f"No run has measured the system {system} yet.",
-                remedy="Train something short there first, or name a system of the catalogue.",
+                remedy="Train something short there first, or ask for the time of a step by the catalogue: "
+                "`tandem plan layout RECIPE --system NAME`.",
                 param="system",
             )
         device = device_of_probe(await probe(), half=half)

@@ -140,7 +140,7 @@ def test_nothing_asked_says_what_to_do(refused: Refused) -> None:
     [
         ("--budget -5", "--budget is '-5'", "250000, 250k or 1.5M"),
         ("--budget nan", "--budget is 'nan'", "250000, 250k or 1.5M"),
-        ("--budget 1k --devices 8x1d", "exactly one of money", "Give budget_usd, or devices and span_s"),
+        ("--budget 1k --devices 8x1d", "exactly one of money", "or target_loss_nats: --budget, --devices or --loss"),
         ("--devices 7x1d --system 8xh100", "7 devices are no whole number of hosts with 8", "Ask for 8 devices"),
         ("--devices 8x-1d", "--devices is '-1d'", "30d, 12h"),
         ("--loss 0.5", "never falls under 1.8", "Ask for a loss of 1.8"),

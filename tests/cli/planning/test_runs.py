@@ -102,7 +102,11 @@ def test_the_placement_says_where_and_how(ask: Run, ran: House, recipe_file: str
     [
         ("run nowhere.toml", "Cannot read the recipe nowhere.toml", "Check the path"),
         ("run {recipe} --placement nowhere.toml", "Cannot read the placement nowhere.toml", "Check the path"),
-        ("run {recipe} --system moon", "No run has measured the system moon", "Train something short there first"),
+        (
+            "run {recipe} --system moon",
+            "No run has measured the system moon",
+            "`tandem plan layout RECIPE --system NAME`",
+        ),
         ("--against nothing", "no run 'nothing'", "tandem runs list"),
         ("--against run_0001", "left no measurements", "Compare one that succeeded"),
     ],

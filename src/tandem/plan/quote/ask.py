@@ -83,5 +83,5 @@ def _check_kind(ask: Ask) -> None:
     if sum(value is not None for value in given) != 1 or (ask.devices is None) != (ask.span_s is None):
         raise InvalidRequest(
             "A plan starts from exactly one of money, devices for a time, and a loss to reach.",
-            remedy="Give budget_usd, or devices and span_s, or target_loss_nats.",
+            remedy="Give budget_usd, or devices and span_s, or target_loss_nats: --budget, --devices or --loss.",
         )
