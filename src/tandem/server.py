@@ -119,12 +119,7 @@ async def running_app(
     settings = house.settings
     routes = routes or Routes()
     meters = Meters(CollectorRegistry())
-    ledger = Ledger(
-        house.db,
-        settings.home / "journal",
-        segment_bytes=settings.journal_segment_bytes,
-        fsync=settings.journal_fsync,
-    )
+    ledger = _ledger(house.db, settings)
     meters.registry.register(StateCollector(routes, ledger))
     controller = _controller(house, engines, routes)
     pipeline = Pipeline(
@@ -151,6 +146,7 @@ async def running_app(
         ledger=ledger,
         routes=routes,
         meters=meters,
+        engines=engines,
         poke=controller.poke,
     )
     limits = Limits(body_bytes=settings.max_body_bytes, stall_s=settings.stall_timeout_s)
@@ -169,6 +165,11 @@ async def running_app(
         await stack.enter_async_context(executor_beside(settings))
         _tune_interpreter()
         yield app
+
+
+def _ledger(db: Database, settings: Settings) -> Ledger:
+    folder, size = settings.home / "journal", settings.journal_segment_bytes
+    return Ledger(db, folder, segment_bytes=size, fsync=settings.journal_fsync)
 
 
 def _controller(house: House, engines: Mapping[str, EngineFactory], routes: Routes) -> Controller:

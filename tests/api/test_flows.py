@@ -81,6 +81,7 @@ def test_flows_come_in_pages(fake: Served, keys: Keys, house: House) -> None:
         ({"story": "fly"}, 400, "There is no story 'fly'."),
         ({"story": "ship", "arguments": {"speed": 1}}, 400, "speed"),
         ({"story": "ship", "arguments": {"name": "code"}}, 400, "either a recipe to train or a model"),
+        ({"story": "deploy", "arguments": {"model": "a", "name": "b", "engine": "abacus"}}, 400, "no engine 'abacus'"),
         ({"story": "ship", "when": "now"}, 400, "when"),
         ({"arguments": {}}, 400, "story"),
     ],

@@ -69,9 +69,10 @@ def test_a_deployment_comes_and_goes(fake: Served, keys: Keys) -> None:
         ("x", {"model": 3}, 400),
         ("x", {"model": "tiny", "modle": "tiny"}, 400),
         ("x", {"model": "tiny", "options": {"parallel": 0}}, 400),
-        ("x", {"model": "nobody"}, 404),
-        ("-x", {"model": "tiny"}, 400),
-        ("a%20b", {"model": "tiny"}, 400),
+        ("x", {"model": "tiny", "engine": "abacus"}, 400),
+        ("x", {"model": "nobody", "engine": "fake"}, 404),
+        ("-x", {"model": "tiny", "engine": "fake"}, 400),
+        ("a%20b", {"model": "tiny", "engine": "fake"}, 400),
     ],
 )
 def test_a_deployment_that_cannot_be_made(fake: Served, keys: Keys, name: str, body: Any, status: int) -> None:

@@ -13,6 +13,7 @@ from tandem.api.edge import json_body, page, page_limit
 from tandem.api.platform import Platform
 from tandem.flows import Flow, FlowState, Order, cancel_flow, parse_order
 from tandem.kit.errors import Forbidden, InvalidRequest
+from tandem.serve import check_engine
 
 _LOCAL = ("file:", "folder:")
 
@@ -43,6 +44,8 @@ async def start_flow(platform: Platform, principal: Principal, request: Request)
     wanted = await json_body(request, NewFlow)
     order = parse_order(wanted.arguments)
     _refuse_local_files(order)
+    if order.name:
+        check_engine(order.engine, platform.engines)
     flow = await asyncio.to_thread(platform.flows.start, wanted.story, order, by=principal.name)
     return JSONResponse(_fields(flow), status_code=201)
 

@@ -14,7 +14,7 @@ from tandem.api.edge import json_body, page, page_limit
 from tandem.api.platform import Platform
 from tandem.flows import deploy_version, promote, roll_back, start_rollout
 from tandem.kit.errors import NotFound
-from tandem.serve import Deployment, DeployOptions, Mode, Plan, Rollout, rollout_facts
+from tandem.serve import Deployment, DeployOptions, Mode, Plan, Rollout, check_engine, rollout_facts
 
 _DEFAULTS = DeployOptions()
 _PLAN = Plan()
@@ -68,6 +68,7 @@ async def get_deployment(platform: Platform, principal: Principal, request: Requ
 async def put_deployment(platform: Platform, principal: Principal, request: Request) -> Response:
     """Bind a name to a version: `{"model": "starter@1", "engine": "llamacpp", "options": {...}}`."""
     wanted = await json_body(request, NewBinding)
+    check_engine(wanted.engine, platform.engines)
     deployment = await asyncio.to_thread(
         deploy_version,
         platform,

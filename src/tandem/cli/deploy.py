@@ -14,7 +14,7 @@ from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, table
 from tandem.flows import deploy_version
 from tandem.kit.config import Settings
 from tandem.kit.errors import EngineFailed, InvalidRequest
-from tandem.serve import Deployment, DeployOptions, State
+from tandem.serve import Deployment, DeployOptions, State, check_engine
 from tandem.server import House
 
 _DEFAULTS = DeployOptions()
@@ -48,6 +48,7 @@ def deploy(
     quiet: Quiet = False,
 ) -> None:
     """Let clients reach a released version under a name; deploying again changes the version without a gap."""
+    check_engine(engine)
     house = open_house()
     owner = _owner(house, development=development, key=key)
     options = DeployOptions(context_tokens=context, parallel=parallel, threads=threads, replicas=replicas)

@@ -3,7 +3,7 @@
 from tandem.serve.claims import Use, uses
 from tandem.serve.controller import Controller
 from tandem.serve.deployments import Binding, Deployment, Deployments, DeployOptions, Observation, check_wanted
-from tandem.serve.engines import ENGINES, Capabilities, Engine, EngineFactory, Feature, Launch
+from tandem.serve.engines import ENGINES, Capabilities, Engine, EngineFactory, Feature, Launch, check_engine
 from tandem.serve.fleet import Launcher
 from tandem.serve.hosts import Files
 from tandem.serve.rollouts.facts import RolloutFacts, SideFacts, rollout_facts
@@ -45,6 +45,7 @@ __all__ = [
     "Use",
     "Wanted",
     "Window",
+    "check_engine",
     "check_plan",
     "check_wanted",
     "cosine",

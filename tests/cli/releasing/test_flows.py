@@ -106,6 +106,7 @@ def test_a_recipe_is_read_with_its_changes(house: House) -> None:
         (("release", "tiny", "--name", "chat"), "release has no use for name"),
         (("ship", "tiny"), "ship needs name"),
         (("deploy", "tiny", "-n", "chat", "--canary", "a,b"), "The steps are 'a,b'"),
+        (("deploy", "tiny", "-n", "chat", "--engine", "abacus"), "There is no engine 'abacus'"),
         (("train", "missing.toml"), "Cannot read the recipe"),
     ],
 )

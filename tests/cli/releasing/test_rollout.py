@@ -72,6 +72,9 @@ def test_a_rollout_is_rolled_back_in_one_command(house: House, words: tuple[str,
 def test_what_is_refused(house: House) -> None:
     with pytest.raises(Forbidden, match="tiny@3 may not be served.*--development"):
         run("deploy", "other", "--model", "tiny@3")
+    with pytest.raises(InvalidRequest, match="There is no engine 'abacus'"):
+        run("deploy", "chat", "--model", "tiny@1", "--engine", "abacus")
+    assert house.deployments.get("chat").engine != "abacus"
     with pytest.raises(Forbidden, match="tiny@3 may not be served"):
         run("rollout", "start", "chat", "--to", "tiny@3")
     with pytest.raises(Conflict, match="serves tiny@1 already"):

@@ -33,7 +33,7 @@ from tandem.flows import (
 )
 from tandem.kit.errors import Conflict, InvalidRequest
 from tandem.kit.log import setup_logging
-from tandem.serve import DeployOptions, Mode, Plan
+from tandem.serve import DeployOptions, Mode, Plan, check_engine
 from tandem.server import House
 from tandem.spec import Placement
 
@@ -76,6 +76,7 @@ def start(
 
     If no server runs, this command goes on with it meanwhile; whatever is left, the next one does.
     """
+    check_engine(engine)
     order = Order(
         again=again,
         suites=tuple(suite or ()),
