@@ -1,6 +1,8 @@
 """Evaluate: suites run through Inspect on a version behind a private endpoint, and become evidence or nothing."""
 
 import asyncio
+import errno
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +128,22 @@ async def test_a_suite_becomes_evidence(house: House, bench: Bench, tmp_path: Pa
     assert samples is not None
     assert {sample.id for sample in samples} == {"right", "wrong", "filtered", "failed"}
     assert stages == ["Standing coder@1 up"]
+
+
+async def test_transcripts_that_cannot_be_copied_cost_no_evidence(
+    house: House, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chartered(house)
+    add_version(house)
+    add_chat_suite(house)
+
+    def full(*_paths: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copy", full)
+    with pytest.raises(OSError, match="No space left"):
+        await evaluate("coder", house, asking=Asking(suites=("echo",), transcripts=tmp_path), means=bench.means)
+    assert [one.evidence.suite for one in house.evidence.page()] == ["echo"]
 
 
 async def test_evidence_on_an_adapter_names_its_base(house: House, bench: Bench, tmp_path: Path) -> None:

@@ -114,10 +114,10 @@ async def evaluate(
                 place = Path(folder) / str(number)
                 place.mkdir()
                 measured = await measure(suite, endpoint, baseline=baseline, folder=place, tell=watcher.progress)
-                if asking.transcripts is not None:
-                    await asyncio.to_thread(_copy, measured.transcripts, asking.transcripts)
                 one = Found(suite=suite, measured=measured)
                 found.append(await asyncio.to_thread(_filed, one, version, house, signers, means.stand.engine))
+                if asking.transcripts is not None:  # after the evidence: a full disk there shall not cost that
+                    await asyncio.to_thread(_copy, measured.transcripts, asking.transcripts)
     return found
 
 

@@ -13,6 +13,7 @@ from tandem.cli.releasing import evaluate as command
 from tandem.evals import Measured, find_suite
 from tandem.flows import Asking, Found, Watcher
 from tandem.kit.config import Settings
+from tandem.kit.errors import InvalidRequest
 from tandem.server import House
 from tandem.spec import Evidence, Metric
 from tests.history import opened
@@ -77,6 +78,15 @@ def test_people_see_numbers_and_what_became_evidence(asked: list[tuple[str, Aski
     assert f"8 answered, 1 filtered, 2 failed. Evidence {DIGEST[:19]}, signed by ada of lab." in " ".join(shown.split())
     assert "regression: it has no cases yet" in shown
     assert asked == [("starter", Asking())]
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_asked(
+    asked: list[tuple[str, Asking]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidRequest, match=r"Cannot make the folder .*logs: Not a directory"):
+        run("evaluate", "starter", "--transcripts", str(tmp_path / "file" / "logs"))
+    assert asked == []
 
 
 def test_a_look_says_that_it_is_no_evidence(asked: list[tuple[str, Asking]]) -> None:

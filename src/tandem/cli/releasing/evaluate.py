@@ -17,6 +17,7 @@ from tandem.evals import Suite, add_suite, cut_gaps, find_suite, load_suites
 from tandem.flows import Asking, Found, Watcher
 from tandem.flows import evaluate as evaluate_version
 from tandem.kit.config import load_settings
+from tandem.kit.errors import InvalidRequest
 
 app = typer.Typer(help="Suites: what they ask, and how to make one from your own code.", no_args_is_help=True)
 
@@ -41,6 +42,8 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a version on a private endpoint, and file what is found as signed evidence."""
+    if transcripts is not None:
+        _make_folder(transcripts)
     house = open_house()
     asking = Asking(suites=tuple(suite or ()), limit=limit, member=as_member, transcripts=transcripts)
     with watching(hidden=quiet or as_json) as watcher:
@@ -111,6 +114,16 @@ def cut_command(
     suite = add_suite(home, name, kind="code", about=f"Gaps in the Python functions of {folder.name}.", cases=cases)
     shown = f"{name} has {len(cases)} cases.\nNext: tandem evaluate MODEL --suite {name}"
     emit(_suite_record(suite), as_json=as_json, quiet=quiet, bare=suite.digest, shown=shown)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder now: what is asked may take hours, and only then is something written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(
+            f"Cannot make the folder {folder}: {error.strerror}.", remedy="Choose another one.", param="transcripts"
+        ) from error
 
 
 @contextmanager
