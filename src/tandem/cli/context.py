@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tandem.kit.config import load_settings
+from tandem.kit.errors import InvalidRequest
+from tandem.kit.lines import write_whole
 from tandem.server import House
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -45,6 +48,21 @@ def emit(value: Any, *, as_json: bool, quiet: bool, bare: str | Iterable[str], s
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()  # `tandem up` goes on for days, and whoever reads its pipe waits for the URL
+
+
+def save(path: Path, data: bytes) -> None:
+    """Write a file that somebody named, whole or not at all; through a link, or into a pipe, as it comes.
+
+    Raises:
+        InvalidRequest: it cannot be written there.
+    """
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_bytes(data)
+        else:
+            write_whole(path, data)
+    except OSError as error:
+        raise InvalidRequest(f"Cannot write {path}: {error.strerror}.", remedy="Check the path.") from error
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> RenderableType:

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, step_bars, table
+from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, save, step_bars, table
 from tandem.flows import model_card, remove_version
-from tandem.kit.lines import write_whole
 from tandem.registry import CATALOGUE, pull
 from tandem.server import House
 from tandem.spec import Version
@@ -110,7 +109,7 @@ def card_command(
     card = model_card(ref, house=open_house())
     text = card.markdown()
     if html is not None:
-        write_whole(html, card.html().encode())
+        save(html, card.html().encode())
         notes.print(f"Written to {html}.", soft_wrap=True)
         quiet, bare = True, str(html)
     else:

@@ -73,6 +73,24 @@ def test_lineage_is_drawn(house: House, tmp_path: Path) -> None:
     assert "quality-code" in shown
 
 
+@pytest.mark.parametrize(("place", "why"), [("/", "Is a directory"), ("missing/page.html", "No such file")])
+def test_a_place_that_takes_no_file_is_an_error(house: House, tmp_path: Path, place: str, why: str) -> None:
+    trained(house)
+    for words in (("lineage", "coder", "--html"), ("models", "card", "coder", "--html")):
+        with pytest.raises(InvalidRequest, match=f"Cannot write .*{Path(place).name}: {why}"):
+            run(*words, str(tmp_path / place))
+
+
+def test_what_is_written_goes_through_a_link(house: House, tmp_path: Path) -> None:
+    trained(house)
+    link, page = tmp_path / "link.html", tmp_path / "page.html"
+    page.touch()
+    link.symlink_to(page)
+    run("lineage", "coder", "--html", str(link))
+    assert link.is_symlink()
+    assert "coder@1" in page.read_text()
+
+
 def test_an_answer_of_a_running_gateway_is_traced(house: House) -> None:
     trained(house)
     own = journaled(house.settings.home / "journal", DIGITS, "coder@1", caller=principal())

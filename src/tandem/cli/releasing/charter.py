@@ -8,7 +8,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from tandem.cli.context import AsJson, Quiet, emit, open_house, table
+from tandem.cli.context import AsJson, Quiet, emit, open_house, save, table
 from tandem.kit.errors import Conflict, InvalidRequest, NotFound
 from tandem.kit.signing import check_public
 from tandem.registry import (
@@ -177,7 +177,7 @@ def courier(house: House) -> Courier:
 
 def hand_over(path: Path, data: bytes, *, what: str, as_json: bool, quiet: bool) -> None:
     """Write a file for another party's machine, and say what takes it there."""
-    path.write_bytes(data)
+    save(path, data)
     shown = f"{path} holds the {what}. There: tandem {what} import {path.name}"
     emit({"file": str(path), "bytes": len(data)}, as_json=as_json, quiet=quiet, bare=str(path), shown=shown)
 

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from tandem import flows
-from tandem.cli.context import AsJson, Quiet, emit, notes, open_house
-from tandem.kit.lines import write_whole
+from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, save
 from tandem.registry import lineage_html, lineage_svg, outline
 
 Ref = Annotated[
@@ -26,7 +25,7 @@ def lineage(ref: Ref, html: Html = None, svg: Svg = None, as_json: AsJson = Fals
     graph = flows.lineage(ref, house=open_house())
     for path, draw in ((html, lineage_html), (svg, lineage_svg)):
         if path is not None:
-            write_whole(path, draw(graph).encode())
+            save(path, draw(graph).encode())
             notes.print(f"Drawn in {path}.", soft_wrap=True)
     bare = [node.key for node in graph.nodes.values()]
     emit(graph.record(), as_json=as_json, quiet=quiet, bare=bare, shown="\n".join(outline(graph)))
