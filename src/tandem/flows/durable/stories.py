@@ -117,13 +117,15 @@ def check_order(story: str, order: Order) -> None:
     known = STORIES.get(story)
     if known is None:
         raise InvalidRequest(f"There is no story {story[:80]!r}.", remedy=f"Use {', '.join(STORIES)}.", param="story")
+    told = "docs/concepts/flow.md lists what each story needs and takes."
     said = set(msgspec.to_builtins(order))  # what has its default is left out
     if missing := known.needs - said:
-        raise InvalidRequest(f"{story} needs {' and '.join(sorted(missing))}.", param=min(missing))
+        raise InvalidRequest(f"{story} needs {' and '.join(sorted(missing))}.", remedy=told, param=min(missing))
     if foreign := said - known.needs - known.takes:
-        raise InvalidRequest(f"{story} has no use for {' and '.join(sorted(foreign))}.", param=min(foreign))
+        message = f"{story} has no use for {' and '.join(sorted(foreign))}."
+        raise InvalidRequest(message, remedy=told, param=min(foreign))
     if "model" in known.takes and (order.recipe is None) == (not order.model):
-        raise InvalidRequest(f"{story} takes either a recipe to train or a model.", param="recipe")
+        raise InvalidRequest(f"{story} takes either a recipe to train or a model.", remedy=told, param="recipe")
     if "name" in known.needs:
         check_wanted(order.name, order.options)
     if order.plan is not None:

@@ -153,7 +153,7 @@ def check_plan(plan: Plan) -> None:
     for name, low, high in bounds:
         value = getattr(plan, name)
         if not (math.isfinite(value) and low <= value <= high):
-            raise InvalidRequest(f"{name} is {value}.", remedy=f"Use {low:g} to {high:g}.", param=name)
+            raise InvalidRequest(f"{name} is {value}.", remedy=f"Use {low:g} to {high:.12g}.", param=name)
 
 
 def check_task(task: Task, *, deployment: str, version: str, wanted: Task) -> None:
@@ -163,4 +163,8 @@ def check_task(task: Task, *, deployment: str, version: str, wanted: Task) -> No
         InvalidRequest: its task is not the deployment's.
     """
     if task is not wanted:
-        raise InvalidRequest(f"{version} is for {task}, and the deployment {deployment!r} for {wanted}.", param="model")
+        raise InvalidRequest(
+            f"{version} is for {task}, and the deployment {deployment!r} for {wanted}.",
+            remedy="`tandem deploy` gives it a name of its own.",
+            param="model",
+        )

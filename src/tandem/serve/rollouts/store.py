@@ -154,7 +154,10 @@ class Rollouts:
         def work(connection: sa.Connection) -> Deployment:
             row = connection.execute(selected(rollout.deployment).with_for_update()).mappings().one_or_none()
             if row is None or (row["version"], row["digest"]) != (rollout.stable, rollout.stable_digest):
-                raise Conflict(f"The deployment {rollout.deployment!r} is not bound to {rollout.stable} any more.")
+                raise Conflict(
+                    f"The deployment {rollout.deployment!r} is not bound to {rollout.stable} any more.",
+                    remedy="`tandem rollout list` shows what became of it.",
+                )
             _end(connection, rollout, RolloutState.PROMOTED, reason, *unless_paused, findings=findings)
             bound = {key: row[key] for key in ("task", "engine", "options")}
             bound |= {key: getattr(rollout, key) for key in ("version", "digest", "size", "facts", "base")}
@@ -225,7 +228,10 @@ def _check_start(connection: sa.Connection, deployment: Deployment, version: Ver
     if deployment.wanted is not Wanted.SERVING:
         raise Conflict(f"The deployment {name!r} is stopped.", remedy="`tandem deploy` starts it.")
     if (deployment.version, deployment.digest) == (version.ref, version.artifact.digest):
-        raise Conflict(f"The deployment {name!r} serves {version.ref} already.")
+        raise Conflict(
+            f"The deployment {name!r} serves {version.ref} already.",
+            remedy="`tandem models list` shows the versions that could come in beside it.",
+        )
     if connection.scalar(sa.select(_rollouts.id).where(_rollouts.active == name)) is not None:
         raise _one_at_a_time(name)
 
