@@ -194,4 +194,5 @@ def test_adapters_are_found_by_their_base_and_by_what_they_were_merged_to(regist
         registry.add("tuned", artifact=other, **more)
     registry.remove("tuned@1")
     assert registry.with_weights(merged.artifact.digest) == [merged]
+    assert registry.with_weights(merged.artifact.digest, ever=True) == [merged, adapter]
     assert registry.on_base(base.artifact.digest) == []

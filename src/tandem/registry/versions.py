@@ -157,10 +157,13 @@ class Registry:
         query = _present().where(versions.c.base == digest)
         return self._select(query.order_by(versions.c.name, versions.c.number))
 
-    def with_weights(self, digest: str) -> list[Version]:
-        """All versions whose weights these bytes hold, by name: they are their own, or an adapter was merged there."""
+    def with_weights(self, digest: str, *, ever: bool = False) -> list[Version]:
+        """All versions whose weights these bytes hold, by name: they are their own, or an adapter was merged there.
+
+        With `ever` also those that were removed.
+        """
         merged = sa.and_(versions.c.base != "", versions.c.facts["merged"].as_string() == digest)
-        query = _present().where(sa.or_(versions.c.digest == digest, merged))
+        query = (sa.select(versions) if ever else _present()).where(sa.or_(versions.c.digest == digest, merged))
         return self._select(query.order_by(versions.c.name, versions.c.number))
 
     def from_origin(self, origin: str) -> list[Version]:

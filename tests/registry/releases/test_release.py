@@ -688,13 +688,17 @@ def test_a_permit_is_not_verified_again_and_again(room: Room, monkeypatch: pytes
     assert not permitted(room, version)
 
 
-def test_to_import_what_was_trained_here_is_no_way_around(room: Room) -> None:
+@pytest.mark.parametrize("removed", [False, True])
+def test_to_import_what_was_trained_here_is_no_way_around(room: Room, removed: bool) -> None:
     trained = room.version()
     imported = room.version("mine", origin="file:coder.gguf")
+    if removed:
+        room.registry.remove(trained.ref)
     assert imported.artifact == trained.artifact
     with pytest.raises(Conflict, match=r"mine@1, whose bytes are those of coder@1, does not meet") as caught:
         room.releases.request(imported.ref, by="test")
     assert "tandem release review coder@1" in caught.value.remedy
+    assert not room.releases.review("coder@1").met
     room.prove(trained)
     assert room.releases.request(imported.ref, by="test").release.verdict.model_class == "imported"
 

@@ -136,12 +136,13 @@ class Releases:
             ) from error
 
     def review(self, ref: str) -> Verdict:
-        """What the gate says of a version now, without requesting anything.
+        """What the gate says of a version now, without requesting anything; by its number also of a removed one.
 
         Raises:
             NotFound: there is no such version, or no charter.
         """
-        return self._case(self._registry.resolve(ref), self._charters.current()).verdict
+        version = self._registry.known(ref) if "@" in ref else self._registry.resolve(ref)
+        return self._case(version, self._charters.current()).verdict
 
     def request(self, ref: str, *, by: str) -> Standing:
         """Ask for a version's release: if the gate lets it through, its document is there to be signed.
@@ -361,9 +362,12 @@ class Releases:
         )
 
     def _twins(self, version: Version, rule: Revision) -> Iterator[Verdict]:
-        """The verdicts on the same bytes as another class: to import what was trained here is no way around clauses."""
+        """The verdicts on the same bytes as another class: to import what was trained here is no way around clauses.
+
+        Nor is it one to remove what was trained first.
+        """
         one = rule.charter.class_of(version)
-        for twin in self._registry.with_weights(version.artifact.digest):
+        for twin in self._registry.with_weights(version.artifact.digest, ever=True):
             if rule.charter.class_of(twin) not in {None, one}:
                 yield self._case(twin, rule).verdict
 
