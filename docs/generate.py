@@ -56,7 +56,11 @@ keys.
 A change that only tightens holds with the signature of one party. Whatever is not plainly stricter needs all of them:
 new members, keys and parties, other patterns, another order of classes, larger bounds, more returns, and all that takes
 something from another party. A party alone may ask for less back itself. `tandem charter check FILE` says which it
-is."""
+is.
+
+Two parties that tighten at the same time, each on its own machine, part: `tandem charter import` refuses the other's
+revision. They agree on one; who gives way moves the own file of that number, and all after it, out of the folder,
+imports the other's, and proposes the own change again. What was released under a revision that went is not served."""
 _CATALOGUE = """\
 What hardware can do and what it costs, for `tandem plan`. One catalogue ships with Tandem
 (`src/tandem/plan/catalogue.toml`): every row of it says where it is known from and when. `catalogue.toml` in the home

@@ -235,7 +235,7 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{name[:80]!r} is not a name for a model.",
+            f"{name[:80]!r} is not a name.",
             remedy="Use up to 64 letters, digits, dots, dashes and underscores.",
             param="name",
         )

@@ -65,9 +65,13 @@ def test_charters_that_parted(room: Room, there: Room) -> None:
     there.courier.unpack_charter(room.courier.pack_charter())
     room.charters.propose(changed(room, TIGHTER), [LAB])
     there.charters.propose(changed(there, ("at_most = 0", "at_most = -1")), [PLATFORM])
-    with pytest.raises(Conflict, match="Revision 2 of the charter differs from the one here"):
+    with pytest.raises(Conflict, match="Revision 2 of the charter differs from the one here") as caught:
         there.courier.unpack_charter(room.courier.pack_charter())
     assert len(there.charters.chain().revisions) == 2
+    assert "move charter/0002.json and all after it away" in caught.value.remedy
+    (there.home / "charter" / "0002.json").unlink()
+    there.courier.unpack_charter(room.courier.pack_charter())
+    assert there.charters.current().digest == room.charters.current().digest
 
 
 def test_a_forged_charter_is_not_taken(room: Room, there: Room) -> None:

@@ -65,7 +65,8 @@ class Courier:
             elif held[number - 1].digest != envelope.digest:
                 raise Conflict(
                     f"Revision {number} of the charter differs from the one here.",
-                    remedy="Compare them with `tandem charter show --revision`, and agree which one holds.",
+                    remedy=f"Compare them with `tandem charter show --revision {number}`, and agree which one holds; "
+                    f"where the other is, move charter/{number:04}.json and all after it away, and import again.",
                 )
         return amendment
 
