@@ -369,6 +369,9 @@ def test_on_postgresql_flows_live_in_a_schema_of_their_own(home: Path, fresh_pos
                     assert followed(house, flow.id, over).state is FlowState.SUCCEEDED
             assert not is_executed(elsewhere)
             assert [one.id for one in house.flows.page()] == [flow.id]
+            assert house.flows.page(after="a\0b") == [], "which PostgreSQL would not even compare"
+            with pytest.raises(NotFound, match="There is no flow"):
+                house.flows.get("a\0b")
         finally:
             house.flows.close()
             house.db.close()

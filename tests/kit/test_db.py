@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from tandem.kit import db
 from tandem.kit.db import Database, migrations_folder, upsert_ignore
-from tandem.kit.errors import ConfigError, IntegrityError, MissingPrerequisite, StorageFull, Unavailable
+from tandem.kit.errors import ConfigError, IntegrityError, InvalidRequest, MissingPrerequisite, StorageFull, Unavailable
 
 notes = sa.Table(
     "notes", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("text", sa.Text, nullable=False)
@@ -63,6 +63,16 @@ def test_a_broken_constraint_is_the_callers_and_rolls_back(plain: Database) -> N
     with pytest.raises(sa.exc.IntegrityError):
         plain.run_sync(work)
     assert _texts(plain) == []
+
+
+@pytest.mark.postgres
+def test_a_value_that_the_database_cannot_hold_is_the_askers(postgres_url: str) -> None:
+    """PostgreSQL knows no NUL in texts; a client's cursor may hold one."""
+    database = Database(postgres_url.format(database="postgres"))
+    with pytest.raises(InvalidRequest, match=r"takes no such value: .*NUL"):
+        database.run_sync(lambda connection: connection.scalar(sa.select(sa.literal("a\0b"))))
+    assert database.run_sync(lambda connection: connection.scalar(sa.select(sa.literal("ab")))) == "ab"
+    database.close()
 
 
 def test_upsert_ignore_leaves_the_old_row(plain: Database) -> None:

@@ -15,11 +15,19 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 
 import tandem
 from tandem.kit import clock
-from tandem.kit.errors import ConfigError, IntegrityError, MissingPrerequisite, StorageFull, TandemError, Unavailable
+from tandem.kit.errors import (
+    ConfigError,
+    IntegrityError,
+    InvalidRequest,
+    MissingPrerequisite,
+    StorageFull,
+    TandemError,
+    Unavailable,
+)
 
 T = TypeVar("T")
 
@@ -80,6 +88,7 @@ class Database:
             StorageFull: the disk under the database is full.
             Unavailable: the database cannot be reached or is locked.
             IntegrityError: the file is not a database, or a damaged one.
+            InvalidRequest: somebody gave a value that the database cannot hold.
         """
         try:
             with self._engine.begin() as connection:
@@ -160,6 +169,8 @@ class Database:
                 f"{sa.make_url(self.url).database} cannot be used: {text}.",
                 remedy="Check that it is a file, and who owns it and its folder.",
             )
+        if isinstance(error, DataError):  # PostgreSQL has no NUL in texts, and whoever asks may have one in a name
+            return InvalidRequest(f"The database takes no such value: {text}.", remedy="Leave out the character.")
         if isinstance(error, OperationalError) or error.connection_invalidated:
             return Unavailable(f"The database does not answer: {text}.", remedy="`tandem doctor` looks closer.")
         return None

@@ -1,5 +1,6 @@
 """The book of flows: asking for one, looking at them, ending and retrying them, from any process."""
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -35,6 +36,7 @@ _STATES: Mapping[str, FlowState] = {
     "ERROR": FlowState.FAILED,
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": FlowState.FAILED,
 }
+_ID = re.compile(r"[A-Za-z0-9_]{1,80}")  # of a flow, or its beginning; a client may write anything
 _MOST = 100  # rows that are read at a time
 _PATIENCE_S = 15.0
 _LOOK_S = 0.1
@@ -80,7 +82,8 @@ class Flows:
             NotFound: there is none.
             InvalidRequest: several begin so.
         """
-        found = self._rows(workflow_id_prefix=flow, limit=2) if flow and has_flows(self._settings) else []
+        asked = _ID.fullmatch(flow) and has_flows(self._settings)
+        found = self._rows(workflow_id_prefix=flow, limit=2) if asked else []
         if len(found) > 1 and found[0].workflow_id != flow:
             raise InvalidRequest(f"Several flows begin with {flow[:80]}.", remedy="Give more of the id.")
         if not found:
@@ -193,7 +196,8 @@ class Flows:
 
     def _newest(self, after: str | None, **query: Any) -> Iterator[Any]:
         """The rows of flows, the newest first. The cursor of DBOS is a time, so those of one are told apart."""
-        last = next(iter(self._rows(workflow_ids=[after])), None) if after is not None else None
+        asked = after is not None and _ID.fullmatch(after)
+        last = next(iter(self._rows(workflow_ids=[after])), None) if asked else None
         if after is not None and last is None:
             return
         most = _MOST
