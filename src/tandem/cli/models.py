@@ -121,7 +121,9 @@ def card_command(
 def remove_command(ref: Ref, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Take a version out of the registry, if nothing refers to it; `tandem registry collect` frees its bytes."""
     version = remove_version(ref, house=open_house())
-    shown = f"{version.ref} is gone. Its bytes go with `tandem registry collect`."
+    shown = (
+        f"{version.ref} is gone. Its bytes stay for what else refers to them; `tandem registry collect` frees the rest."
+    )
     emit({"ref": version.ref, "removed": True}, as_json=as_json, quiet=quiet, bare=version.ref, shown=shown)
 
 

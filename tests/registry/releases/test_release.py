@@ -295,6 +295,9 @@ def test_a_broken_decision_is_no_permit(room: Room, data: bytes) -> None:
     path.write_bytes(data)
     assert not permitted(room, version)
     assert permitted(room, other), "of others it says nothing"
+    with pytest.raises(IntegrityError, match=rf"charter/decisions/{path.name} ") as caught:
+        room.releases.page()
+    assert "Restore the folder `charter`" in caught.value.remedy
 
 
 def test_a_withdrawal_outlives_its_key(room: Room) -> None:

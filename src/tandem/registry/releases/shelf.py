@@ -182,9 +182,13 @@ def _opened(digest: str, kept: _Kept) -> list[Opened[Decision]]:
     what = f"The decision on {digest}"
     found = []
     if kept.file is not None:
-        found.append(opened(kept.file, Decision, what=what))
+        place = f"charter/decisions/{digest.removeprefix(_PREFIX)}.json"
+        try:
+            found.append(opened(kept.file, Decision, what=place))
+        except IntegrityError as error:
+            raise IntegrityError(error.message, remedy=_RESTORE) from error
         if found[0].document.release != digest:
-            raise IntegrityError(f"The file of {what[:1].lower()}{what[1:]} holds another one.", remedy=_RESTORE)
+            raise IntegrityError(f"{place} holds the decision on another release.", remedy=_RESTORE)
     for text in kept.rows:
         try:
             found.append(opened(text, Decision, what=what))
