@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.kit.errors import InvalidRequest
-from tandem.kit.signing import public_text
+from tandem.kit.signing import Envelope, decode, encode, public_text
 from tandem.registry.charter import (
+    CHARTER_TYPE,
     Charter,
     Clause,
     Member,
@@ -424,6 +425,7 @@ def test_a_charter_is_read() -> None:
         ("revision = 1", 'revision = 1\nrelease_needs = ["ops"]', "release_needs names ops, which is no party"),
         ('name = "platform"', 'name = "lab"', "the party lab is there twice"),
         (KEYS[1], KEYS[0], "is there twice"),
+        ('name = "bob"', 'name = "ada"', "the member ada is there twice"),
         (KEYS[1], KEYS[1][:-2] + "B=", "key"),
         (KEYS[1], KEYS[1] + "\\n", "key"),
         (KEYS[1], "ed25519:AAAA", "key"),
@@ -452,6 +454,14 @@ def test_what_is_no_charter(old: str, new: str, said: str) -> None:
         parse_charter(TEXT[:place] + new + TEXT[place + len(old) :], where="a.toml")
     assert said in caught.value.message
     assert "docs/reference/charter.md" in caught.value.remedy
+
+
+def test_a_charter_that_no_envelope_could_hold_is_refused() -> None:
+    """It would be signed and stored, and be larger than what is read back."""
+    with pytest.raises(InvalidRequest, match="500,000 are the most"):
+        parse_charter(TEXT + "#" * 500_000, where="a.toml")
+    envelope = Envelope(payload_type=CHARTER_TYPE, payload=("é" * 500_000).encode())
+    assert decode(encode(envelope), what="The longest") == envelope
 
 
 def test_two_parties_are_two() -> None:

@@ -6,10 +6,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from tandem.kit.errors import InvalidRequest
 from tandem.kit.typed import converted, parse_toml
 from tandem.spec.artifact import Version
 
 CHARTER_TYPE = "application/vnd.tandem.charter+toml"
+
+# What does not fit into an envelope could be signed and stored, and then never be read again.
+_MOST_CHARACTERS = 500_000
 
 # NOTE: charters live for ever. Fields are only added, at the end of their table, with a default that means the same.
 
@@ -190,8 +194,13 @@ def parse_charter(text: str, *, where: str) -> Charter:
     """A charter from TOML.
 
     Raises:
-        InvalidRequest: it is not one; the message names `where` and the key.
+        InvalidRequest: it is not one, or too long; the message names `where` and the key.
     """
+    if len(text) > _MOST_CHARACTERS:
+        raise InvalidRequest(
+            f"The charter {where} has {len(text):,} characters; {_MOST_CHARACTERS:,} are the most.",
+            remedy="Shorten it: each revision is kept and read again.",
+        )
     table = parse_toml(text, what="the charter", where=where)
     return converted(table, Charter, what="the charter", where=where, page="docs/reference/charter.md")
 
@@ -352,6 +361,7 @@ def _refuse_contradictions(charter: Charter) -> None:
     parties = [party.name for party in charter.parties]
     keys = [member.key for party in charter.parties for member in party.members]
     _refuse_twice("party", parties)
+    _refuse_twice("member", [member.name for party in charter.parties for member in party.members])
     _refuse_twice("class", [one.name for one in charter.classes])
     _refuse_twice("key", keys)
     _refuse_twice("return of", [one.party for one in charter.returns])
