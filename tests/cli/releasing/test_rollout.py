@@ -81,6 +81,8 @@ def test_what_is_refused(house: House) -> None:
         run("rollout", "start", "chat", "--to", "tiny@1")
     with pytest.raises(InvalidRequest, match="The steps are 'five'"):
         start("--canary", "five")
+    with pytest.raises(InvalidRequest, match="A shadow answers no share"):
+        start("--shadow", "--canary", "5")
     with pytest.raises(InvalidRequest, match="The steps are 50, 5, 100"):
         start("--canary", "50,5")
     with pytest.raises(NotFound, match="never had another version"):

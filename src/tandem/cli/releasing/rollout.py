@@ -16,6 +16,7 @@ app = typer.Typer(help="Rollouts: a new version beside the one that serves.", no
 
 _PLAN = Plan()
 _PAGE = 200
+_USUAL = ",".join(map(str, _PLAN.steps))
 
 Name = Annotated[str, typer.Argument(help="The deployment.")]
 Which = Annotated[str, typer.Argument(help="A deployment, for its newest rollout, or a rollout's id.")]
@@ -25,7 +26,9 @@ Which = Annotated[str, typer.Argument(help="A deployment, for its newest rollout
 def start(
     name: Name,
     to: Annotated[str, typer.Option("--to", help="The version that comes, such as coder@4.")],
-    canary: Annotated[str, typer.Option(help="Percent of the requests that it answers, step by step.")] = "5,25,50,100",
+    canary: Annotated[
+        str | None, typer.Option(help=f"Percent of the requests that it answers, step by step. Default: {_USUAL}.")
+    ] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Only compare: clients see nothing of it.")] = False,
     hold: Annotated[float, typer.Option(help="The least seconds of each step.")] = _PLAN.hold_s,
     least: Annotated[int, typer.Option(help="The least requests that it answers in each step.")] = _PLAN.least,
@@ -34,7 +37,9 @@ def start(
     quiet: Quiet = False,
 ) -> None:
     """Put a released version beside the one that serves. It is rolled back by itself where it is worse."""
-    steps = _steps(canary)
+    if shadow and canary is not None:
+        raise InvalidRequest("A shadow answers no share of the requests.", remedy="Leave out --canary or --shadow.")
+    steps = _steps(canary if canary is not None else _USUAL)
     if not shadow and steps[-1:] != (100,):
         steps += (100,)
     mode = Mode.SHADOW if shadow else Mode.CANARY
