@@ -97,7 +97,24 @@ def test_a_damaged_compressed_file_is_flawed_where_it_ends(tmp_path: Path, conte
     assert last.flaw.startswith("the compressed file is damaged")
 
 
-@pytest.mark.parametrize("source", ["", "stdlib", "stdlib:x", "file:", "ftp:x", "folder:", "hf:", "x.txt"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        "stdlib",
+        "stdlib:x",
+        "file:",
+        "ftp:x",
+        "folder:",
+        "hf:",
+        "hf:/etc",
+        "hf:../x",
+        "hf:a/..",
+        "hf:~/x",
+        "hf:a/b/c",
+        "x.txt",
+    ],
+)
 def test_no_source(source: str) -> None:
     with pytest.raises(InvalidRequest, match="no source"):
         find_source(Data(format="text", source=source))
@@ -111,7 +128,7 @@ def test_missing_places(tmp_path: Path) -> None:
         find_source(Data(format="text", source=f"folder:{tmp_path}"))
 
 
-def test_the_hub_needs_its_package_and_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_needs_its_package_and_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = find_source(Data(format="questions", source="hf:openai/gsm8k#main"))
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingPrerequisite, match="datasets"):
@@ -128,3 +145,7 @@ def test_the_hub_needs_its_package_and_a_network(monkeypatch: pytest.MonkeyPatch
     good, bad = source
     assert json.loads(good.data) == rows[0]
     assert bad.flaw.startswith("the row is not JSON")
+    (tmp_path / "openai" / "gsm8k").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequest, match="would be the file or folder openai/gsm8k of this machine"):
+        list(source)

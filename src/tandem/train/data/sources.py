@@ -34,6 +34,8 @@ _PATTERNS = {
 }
 _LINES = ("*.jsonl", "*.jsonl.gz", "*.ndjson", "*.json")
 _GENERATED = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages", "lib-dynload"})
+# The library takes what is a path for a folder of this machine, which a client that orders a run may not name.
+_HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(?:#[\w.-]+)?", re.ASCII)
 _LICENSE_FILE = re.compile(r"(?i)(?:un)?licen[cs]e(?:[-._].*)?|copying(?:[-._].*)?")
 # What names a licence in its own text, the more particular first.
 _LICENSES = (
@@ -102,7 +104,7 @@ def find_source(data: Data) -> Source:
             return _file(Path(place), data)
         case "folder" if place:
             return _folder(Path(place), data)
-        case "hf" if place:
+        case "hf" if _HUB_NAME.fullmatch(place):
             return Hub(name=place)
         case _:
             raise InvalidRequest(
@@ -168,6 +170,7 @@ class Hub:
 
         Raises:
             MissingPrerequisite: the package `datasets` is not installed.
+            InvalidRequest: there is a file or folder of this name, which the package would take instead.
             Unavailable: the hub, or that data set, cannot be reached.
         """
         for number, row in enumerate(self._rows(), start=1):
@@ -185,6 +188,12 @@ class Hub:
                 remedy="Install it with `pip install datasets`, or download the data and name it with file:PATH.",
             ) from error
         name, _, configuration = self.name.partition("#")
+        if Path(name).exists():
+            raise InvalidRequest(
+                f"hf:{self.name} would be the file or folder {name} of this machine, not the hub's.",
+                remedy="Work in another folder, or say that it is meant: folder:PATH.",
+                param="data.source",
+            )
         try:
             return library.load_dataset(name, configuration or None, split="train")
         except Exception as error:  # the hub's libraries have no common error
