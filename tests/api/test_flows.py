@@ -24,6 +24,7 @@ def begun(fake: Served, keys: Keys, story: str, **arguments: Any) -> dict[str, A
     made = fake.request("POST", "/api/v1/flows", {"story": story, "arguments": arguments}, key=keys.admin)
     assert made.status == 201, made.body
     flow: dict[str, Any] = made.json
+    assert flow["updated_at"] >= flow["created_at"]
     return flow
 
 

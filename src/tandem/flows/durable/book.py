@@ -249,7 +249,7 @@ def _flow(row: Any, *, executed: bool) -> Flow:
         tries=int(told.get("tries", 1)),
         created_at=made_at(row.workflow_id),
         retried_at=told.get("retried_at"),
-        updated_at=row.updated_at or row.created_at,
+        updated_at=max(row.updated_at or row.created_at, made_at(row.workflow_id)),  # on SQLite it has whole seconds
         ended_at=row.completed_at,
     )
 
