@@ -164,7 +164,7 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         chunks += chunk
         if len(chunks) > MAX_BODY_BYTES:
-            raise TooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes.")
+            raise TooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes.", remedy="Send less at once.")
     return bytes(chunks)
 
 

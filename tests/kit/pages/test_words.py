@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.kit.pages import is_number, number, percent, rate, ratio, short, size, span, written
+from tandem.kit.pages import is_number, many, number, percent, rate, ratio, short, size, span, written
 
 _SCALES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _SPANS_S = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "days": 86_400.0}
@@ -84,6 +84,7 @@ def test_what_is_no_number_has_no_words() -> None:
 
 def test_units_stand_behind() -> None:
     assert (percent(0.256), rate(1234.5), size(86e9)) == ("25.6 %", "1,234 tokens/s", "86GB")
+    assert (many(1, "host"), many(0, "host"), many(2048, "host")) == ("1 host", "0 hosts", "2,048 hosts")
     assert (number(1_234_567), number(0.123456), ratio(3, 4)) == ("1,234,567", "0.1235", "0.75")
 
 

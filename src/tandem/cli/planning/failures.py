@@ -9,7 +9,7 @@ from tandem.cli.context import AsJson, Quiet, emit
 from tandem.cli.planning.options import Explain, Hosts, Rate, System, count, question, seconds, standing
 from tandem.cli.planning.show import basis, facts
 from tandem.flows.planning import FailuresAnswer, FailuresAsk, SimulationAsk, answer_failures, answer_simulation
-from tandem.kit.pages import between, percent, span
+from tandem.kit.pages import between, many, percent, span
 from tandem.plan.plain import plain
 from tandem.plan.reliability import Endurance
 from tandem.plan.simulation import DESIGNS
@@ -90,7 +90,7 @@ def simulate(
 
 
 def _shown(answer: FailuresAnswer) -> Iterator[str]:
-    yield f"{answer.faults.nodes:,} hosts, interrupted each {span(answer.faults.mean_s)}"
+    yield f"{many(answer.faults.nodes, 'host')}, interrupted each {span(answer.faults.mean_s)}"
     yield _endured(answer.closed)
     if answer.simulated is not None:
         yield _endured(answer.simulated)

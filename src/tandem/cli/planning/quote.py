@@ -9,7 +9,7 @@ from tandem.cli.context import notes
 from tandem.cli.planning.show import basis, facts
 from tandem.kit.errors import Conflict
 from tandem.kit.lines import write_whole
-from tandem.kit.pages import between, percent, short, size, span
+from tandem.kit.pages import between, many, percent, short, size, span
 from tandem.plan import Cluster
 from tandem.plan.quote import Quote, Way, written
 from tandem.plan.units import flop_text, parameters_text, usd_text
@@ -26,7 +26,7 @@ def page_of(found: Quote, *, explain: bool) -> str:
 def _page(found: Quote) -> Iterator[str]:
     yield (
         f"Train {parameters_text(found.model.parameters)} weights on {parameters_text(found.tokens)} tokens "
-        f"with {_many(found.devices, 'device')} of {found.system}"
+        f"with {many(found.devices, 'device')} of {found.system}"
     )
     yield facts(_facts(found))
     if found.alternatives:
@@ -40,16 +40,17 @@ def _facts(found: Way) -> Iterator[tuple[str, str]]:
     yield "time", between(found.wall_s, span)
     if found.cost_usd.mid:
         yield "cost", between(found.cost_usd, usd_text)
-    yield "model", f"{model.layers} layers of width {model.width:,}, {model.heads} heads, context {model.context:,}"
-    yield "computing", f"{flop_text(found.flop)}, {found.steps:,} steps of {found.samples:,} sequences"
-    yield "layout", f"{_many(found.hosts, 'host')}: {found.layout.layout.words}"
+    shape = f"{many(model.layers, 'layer')} of width {model.width:,}, {many(model.heads, 'head')}"
+    yield "model", f"{shape}, context {model.context:,}"
+    yield "computing", f"{flop_text(found.flop)}, {many(found.steps, 'step')} of {many(found.samples, 'sequence')}"
+    yield "layout", f"{many(found.hosts, 'host')}: {found.layout.layout.words}"
     yield "speed", f"{short(step.tokens_per_s)} tokens/s, MFU {percent(step.mfu_share)}, {span(step.total_s)} a step"
     yield "memory", f"{size(memory.total_bytes)} of {size(memory.device_bytes)} a device"
     interruptions = between(found.interruptions, lambda count: f"{count:,.0f}")
     yield "failures", f"{interruptions}, so save each {span(found.checkpoint_every_s)}"
     yield "goodput", between(found.goodput_share, percent)
     if found.spare_hosts:
-        yield "standing by", f"{_many(found.spare_hosts, 'more host')} to replace failed ones at once; not in the cost"
+        yield "standing by", f"{many(found.spare_hosts, 'more host')} to replace failed ones at once; not in the cost"
 
 
 def _loss(found: Way) -> str:
@@ -59,10 +60,6 @@ def _loss(found: Way) -> str:
             f"not known: the law says {told}, and guessing is {found.guessing_nats:.1f}; it does not reach down so far"
         )
     return f"{told} nats a token"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def write_plan(found: Quote, cluster: Cluster, folder: Path, *, name: str) -> list[Path]:

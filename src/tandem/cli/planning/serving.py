@@ -9,6 +9,7 @@ from tandem.cli.planning.options import Explain, Hosts, Price, System, count, qu
 from tandem.cli.planning.show import basis
 from tandem.flows.planning import ServingAsk, answer_serving, size_of_version
 from tandem.kit.errors import InvalidRequest
+from tandem.kit.pages import many
 from tandem.plan.plain import plain
 from tandem.plan.serving import ServingPlan, serving_text
 from tandem.plan.units import usd_text
@@ -75,7 +76,7 @@ def _growth(plan: ServingPlan) -> list[str]:
     if len({need.hosts for need in plan.growth}) < 2:
         return []
     steps = [
-        f"  in {need.month} months: {need.hosts} hosts, {usd_text(need.month_usd)} a month"
+        f"  in {need.month} months: {many(need.hosts, 'host')}, {usd_text(need.month_usd)} a month"
         for before, need in zip((None, *plan.growth), plan.growth, strict=False)
         if before is None or before.hosts != need.hosts
     ]

@@ -2,7 +2,7 @@
 
 from tandem.kit.pages.page import facts_table, inline, page, section, table
 from tandem.kit.pages.plots import Line, Point, plot, smoothed
-from tandem.kit.pages.words import between, is_number, number, percent, rate, ratio, short, size, span, written
+from tandem.kit.pages.words import between, is_number, many, number, percent, rate, ratio, short, size, span, written
 
 __all__ = [
     "Line",
@@ -11,6 +11,7 @@ __all__ = [
     "facts_table",
     "inline",
     "is_number",
+    "many",
     "number",
     "page",
     "percent",

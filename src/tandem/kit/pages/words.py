@@ -53,6 +53,11 @@ def size(count: object) -> str:
     return f"{short(count)}B" if is_number(count) else ""
 
 
+def many(count: int, what: str) -> str:
+    """A number of things: 1 host, 2,048 hosts."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def span(seconds: float) -> str:
     """A duration: 0.2 ms, 34 ms, 45.2 s, 3 min 20 s, 2 h 05 min, 12.5 days."""
     if 0 < seconds < 0.00095:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tandem.kit.errors import InvalidRequest
+from tandem.kit.pages import many
 from tandem.plan.catalogue import Cluster, Precision
 from tandem.plan.model import ModelSize
 
@@ -115,7 +116,7 @@ def check_layout(job: Job, layout: Layout, cluster: Cluster, *, tensor_across_ho
         nearest = f"With {inner} devices a replica" if fit else f"A replica alone takes {inner} devices:"
         nearest += f" data = {fit} uses {fit * inner} of them." if fit else " make one of the three smaller."
         raise InvalidRequest(
-            f"The layout takes {layout.devices} devices, {cluster.name} has {cluster.devices}.",
+            f"The layout takes {many(layout.devices, 'device')}, {cluster.name} has {cluster.devices}.",
             remedy=nearest,
             param="data",
         )

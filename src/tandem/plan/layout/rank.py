@@ -4,6 +4,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 from tandem.kit.errors import InvalidRequest
+from tandem.kit.pages import many
 from tandem.plan.catalogue import Cluster
 from tandem.plan.derivation import Derivation, Step
 from tandem.plan.flops import FORMULAS
@@ -182,14 +183,15 @@ def _refusal(job: Job, cluster: Cluster, small: list[Found], undealt: list[Layou
     if not small:
         groups = min((layout.data for layout in undealt), default=1)
         return InvalidRequest(
-            f"A batch of {job.samples} sequences cannot be dealt to {cluster.devices} devices of {cluster.name}.",
+            f"A batch of {job.samples} sequences cannot be dealt to {many(cluster.devices, 'device')} of "
+            f"{cluster.name}.",
             remedy=f"Use a batch that is a multiple of {groups}, such as {_multiple(job.samples, groups)}, "
             "or another number of devices.",
             param="samples",
         )
     nearest = min(small, key=_needed)
     return InvalidRequest(
-        f"The model of {job.model.parameters:,} weights does not fit on {cluster.devices} devices of "
+        f"The model of {job.model.parameters:,} weights does not fit on {many(cluster.devices, 'device')} of "
         f"{cluster.name}: at best ({nearest.layout.words}), {memory_words(nearest.memory)}.",
         remedy=_larger(job, cluster),
         param="devices",

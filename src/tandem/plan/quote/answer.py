@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 from tandem.kit.errors import InvalidRequest
+from tandem.kit.pages import many
 from tandem.plan.catalogue import Cluster
 from tandem.plan.derivation import Derivation, Step
 from tandem.plan.flops import run_flop
@@ -125,7 +126,7 @@ def _derivation(search: Search, pace: Pace, way: Way) -> Derivation:
     chosen = Step(
         what="model and tokens",
         formula=_formula(ask),
-        value=f"{way.model.parameters:,} weights ({way.model.layers} layers of width {way.model.width}), "
+        value=f"{way.model.parameters:,} weights ({many(way.model.layers, 'layer')} of width {way.model.width}), "
         f"{parameters_text(way.tokens)} tokens, {flop_text(way.flop)}, {way.loss_nats.mid:.3f} nats; "
         f"{search.reckoned} rankings of layouts",
     )
@@ -134,7 +135,8 @@ def _derivation(search: Search, pace: Pace, way: Way) -> Derivation:
         formula="the most within the time that cost at most 3 % more device hours than the least"
         if ask.devices is None
         else "those that were asked for, as far as a batch can be dealt to them",
-        value=f"{way.hosts:,} of {search.cluster.hosts:,} hosts of {search.cluster.name}, {way.devices:,} devices",
+        value=f"{way.hosts:,} of {many(search.cluster.hosts, 'host')} of {search.cluster.name}, "
+        f"{many(way.devices, 'device')}",
     )
     return Derivation(steps=(chosen, hosts), warnings=_warnings(search, way)).then(
         law.derivation(law.optimum(way.flop)), Derivation(steps=others), pace.derivation(way)

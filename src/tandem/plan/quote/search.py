@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from tandem.kit.errors import InvalidRequest
-from tandem.kit.pages import span
+from tandem.kit.pages import many, span
 from tandem.plan.catalogue import Cluster
 from tandem.plan.flops import run_flop
 from tandem.plan.model import LEAST_PARAMETERS, MOST_PARAMETERS, ModelSize, size_of
@@ -58,7 +58,7 @@ class Search:
         paces = [one for one in self._candidates() if isinstance(one, Pace)]
         if not paces:
             refusal = next(one for one in self._known.values() if isinstance(one, InvalidRequest))
-            raise _too_many(self) if self.ask.devices and refusal.param == _BATCH else refusal
+            raise _toomany(self) if self.ask.devices and refusal.param == _BATCH else refusal
         reached = [(pace, self._tokens(pace)) for pace in paces]
         # What ends before its first step trains nothing, whatever a law says of so few tokens.
         training = [(pace, tokens) for pace, tokens in reached if tokens >= pace.samples * pace.model.context]
@@ -214,7 +214,7 @@ class Search:
             money = f" and {usd_text(way.cost_usd.mid)}" if self.cluster.price else ""
             raise InvalidRequest(
                 f"A loss of {target_nats:g} nats takes {span(way.wall_s.mid)}{money} with "
-                f"{_many(way.hosts, 'host')} of {self.cluster.name}; {span(self.ask.most_wall_s)} are allowed.",
+                f"{many(way.hosts, 'host')} of {self.cluster.name}; {span(self.ask.most_wall_s)} are allowed.",
                 remedy=f"Allow more time, take a larger system{nearest}.",
                 param="target_loss_nats",
             )
@@ -232,13 +232,13 @@ def _too_little(pace: Pace) -> InvalidRequest:
     money = f" and {usd_text(way.cost_usd.mid)}" if pace.cluster.price else ""
     return InvalidRequest(
         f"What was asked is over before a first step of {way.samples * way.model.context:,} tokens on "
-        f"{_many(pace.cluster.devices, 'device')} of {pace.cluster.name}.",
+        f"{many(pace.cluster.devices, 'device')} of {pace.cluster.name}.",
         remedy=f"Ask for more, or for a smaller model: {parameters_text(way.tokens)} tokens, which suit "
         f"{parameters_text(model)} weights, take {way.wall_s.mid / HOUR_S:,.3g} h{money}.",
     )
 
 
-def _too_many(search: Search) -> InvalidRequest:
+def _toomany(search: Search) -> InvalidRequest:
     """The refusal of devices that no batch can be dealt to, with the most of their halves that train something."""
     ask, each = search.ask, search.cluster.host.devices
     hosts, nearest = (ask.devices or 0) // each, ""
@@ -264,7 +264,3 @@ def _beyond_sizes(law: Law, target_nats: float, wanted: float) -> InvalidRequest
         remedy=f"Ask for a loss of {ends[0] + 0.001:.3f} to {ends[1] - 0.001:.3f} nats, or name the weights too.",
         param="target_loss_nats",
     )
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from tandem.kit.errors import InvalidRequest
-from tandem.kit.pages import number, percent, span
+from tandem.kit.pages import many, number, percent, span
 from tandem.plan.catalogue import Cluster
 from tandem.plan.derivation import Derivation, Step
 from tandem.plan.serving.capacity import (
@@ -147,9 +147,9 @@ def _refuse_too_many(service: Service, cluster: Cluster, pace: ReplicaPace, host
     carried_per_s = _most_per_s(service, cluster, pace)
     nearest = f"or plan for a peak of {carried_per_s:.3g} requests a second" if carried_per_s else "or spare fewer"
     raise InvalidRequest(
-        f"{service.traffic.peak_per_s:g} requests a second in the busiest hour need {hosts} hosts, "
+        f"{service.traffic.peak_per_s:g} requests a second in the busiest hour need {many(hosts, 'host')}, "
         f"{service.spare_hosts} of them spare; {cluster.name} has {cluster.hosts}.",
-        remedy=f"Add {hosts - cluster.hosts} hosts, {nearest}.",
+        remedy=f"Add {many(hosts - cluster.hosts, 'host')}, {nearest}.",
         param="hosts",
     )
 
