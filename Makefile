@@ -66,7 +66,7 @@ bench-train: setup ## measure training against a plain PyTorch loop and transfor
 	@$(INSTALL) --group bench
 	@$(BIN)/python benchmarks/bench_train.py $(if $(TEXT),--text $(TEXT))
 
-bench-plan: setup ## measure real runs next to what the planner foretells, and how long large plans take; about five minutes
+bench-plan: setup ## measure real runs next to what the planner foretells, and how long large plans take; ten minutes
 	@$(BIN)/python benchmarks/bench_plan.py
 
 map: setup ## write docs/map.md from the modules' first lines
