@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -202,3 +203,18 @@ async def test_ill_on_demand(engine: FakeEngine) -> None:
 async def test_wrong_key(engine: FakeEngine) -> None:
     wrong = Address(url=engine.address.url, api_key="wrong")
     assert (await post(wrong, CHAT, messages=_user("one")))[0] == 401
+
+
+@pytest.mark.parametrize("rounds", range(6))
+async def test_a_stop_closes_what_was_accepted_just_before(tmp_path: Path, rounds: int) -> None:
+    engine = FakeEngine(tiny_launch(tmp_path))
+    await engine.start()
+    host, _, port = engine.address.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        await engine.stop()
+        try:
+            assert client.recv(1) == b""
+        except ConnectionResetError:
+            pass  # it was never accepted

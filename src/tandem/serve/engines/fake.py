@@ -111,6 +111,7 @@ class FakeEngine:
         self._address = None
         async with self._ending:  # it may crash while it is being stopped
             if self._runner is not None:
+                await _accepted()
                 await self._runner.cleanup()
                 self._runner = None
         if self._ended is not None and not self._ended.done():
@@ -308,3 +309,9 @@ def _cut(request: web.Request) -> None:
     if request.transport is not None:
         request.transport.abort()
     raise ConnectionResetError
+
+
+async def _accepted() -> None:
+    """Wait for connections that are being accepted: asyncio in Python 3.11 forgets to close those of a closed port."""
+    while accepting := [one for one in asyncio.all_tasks() if "_accept_connection2" in repr(one.get_coro())]:
+        await asyncio.wait(accepting)
