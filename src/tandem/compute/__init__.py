@@ -5,9 +5,11 @@ from tandem.compute.lease import Lease, held
 from tandem.compute.supervisor import Log, Pace, Supervisor
 from tandem.compute.systems import SYSTEMS, Capacity, Condition, Status, System, open_system
 from tandem.compute.systems.heartbeats import Beat, heartbeats
+from tandem.compute.watch import OVER_LIMITS
 from tandem.compute.wishes import Wish, forget_wish, make_wish, on_interrupt
 
 __all__ = [
+    "OVER_LIMITS",
     "SYSTEMS",
     "Beat",
     "Capacity",

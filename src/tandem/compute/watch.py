@@ -16,6 +16,9 @@ from tandem.spec import EXIT_STATUS, AttemptFolder, Ending, Limits, lacks_memory
 TRAINING = "train"
 """The phase in which steps follow each other; in any other there are none for as long as `limits.start_s`."""
 
+OVER_LIMITS = "budget"
+"""Why a run pauses that has used up its time or its money."""
+
 # Steps vary: one that takes this many times the 95th percentile hangs.
 _SLOWEST_STEP = 10.0
 _STACKS_S = 0.2  # what a worker takes to write its stacks
@@ -87,11 +90,11 @@ async def watch(
 
 
 def over_limit(bounds: Bounds, running_s: float) -> str:
-    """`budget` where the run has used up its time or its money."""
+    """`OVER_LIMITS` where the run has used up its time or its money."""
     limits, spent_s = bounds.limits, bounds.spent_s + running_s
     over_time = 0 < limits.wall_s < spent_s
     over_price = 0 < limits.usd < spent_s / 3600 * bounds.usd_per_hour
-    return "budget" if over_time or over_price else ""
+    return OVER_LIMITS if over_time or over_price else ""
 
 
 async def _end_hung(system: System, attempt: AttemptFolder, beats: Sequence[Beat]) -> Ended:

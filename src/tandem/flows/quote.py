@@ -1,7 +1,7 @@
 """Quote: an ask becomes a plan, on a system of the catalogue or on this machine; and where the money stands."""
 
 import asyncio
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from tandem.compute import open_system
@@ -164,16 +164,7 @@ def _on_this_machine(ask: QuoteAsk, house: Rooms, cluster: Cluster, device: Devi
 
 def _paced(layout: Candidate, said: Forecast) -> Candidate:
     """The layout with a step as long as the forecast's: the ratio of whole runs has their beginning and end in it."""
-    times = said.step_s / layout.step.total_s
-    parts = {part.name for part in fields(layout.step) if part.name.endswith("_s")} - {"tokens_per_s"}
-    step = replace(
-        layout.step,
-        **{name: times * getattr(layout.step, name) for name in parts},
-        tokens_per_s=layout.step.tokens_per_s / times,
-        mfu_share=layout.step.mfu_share / times,
-        hfu_share=layout.step.hfu_share / times,
-    )
-    return replace(layout, step=step)
+    return replace(layout, step=layout.step.scaled(said.step_s / layout.step.total_s))
 
 
 def _too_short(said: Forecast) -> InvalidRequest:

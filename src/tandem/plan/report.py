@@ -45,9 +45,8 @@ def report(found: Quote, cluster: Cluster, *, factor: Factor | None = None) -> s
 
 
 def _head(found: Quote, title: str) -> str:
-    known = found.loss_nats.mid <= found.guessing_nats
     facts = {
-        "loss, nats a token": between(found.loss_nats, lambda nats: f"{nats:.3f}") if known else "not known",
+        "loss, nats a token": between(found.loss_nats, lambda nats: f"{nats:.3f}") if found.knows_loss else "not known",
         "time": between(found.wall_s, span),
         "cost": between(found.cost_usd, usd_text) if found.cost_usd.mid else "not known",
         "devices": f"{found.devices:,}",

@@ -88,6 +88,7 @@ def test_own_runs_scale_times_and_change_no_order() -> None:
     plain, scaled = rank_layouts(job(), h100()), rank_layouts(job(), h100(), factor_ratio=2)
     assert scaled.best.layout == plain.best.layout
     assert scaled.best.step.total_s == pytest.approx(2 * plain.best.step.total_s)
+    assert scaled.best.step == plain.best.step.scaled(2)
 
 
 def test_a_model_that_cannot_fit_is_told_what_would_do() -> None:

@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 
 from tandem import flows
-from tandem.cli.context import AsJson, Quiet, emit, notes, open_house
+from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, save
 from tandem.cli.planning import catalogue, failures, funding, layout, runs, serving, systems
 from tandem.cli.planning.options import Explain, Hosts, Html, Price, System, goal, question
 from tandem.cli.planning.quote import page_of, write_plan
 from tandem.flows import Quoted
 from tandem.flows.planning import QuoteAsk
 from tandem.kit.errors import InvalidRequest
-from tandem.kit.lines import write_whole
 from tandem.plan.plain import plain
 from tandem.plan.report import report
 
@@ -120,6 +119,6 @@ def _left(found: Quoted, *, write: Path | None, name: str, html: Path | None) ->
         recipe, placement = write_plan(found.quote, found.cluster, write, name=name)
         told = f"\n\nNext: tandem train {recipe} --placement {placement}"
     if html is not None:
-        write_whole(html, report(found.quote, found.cluster, factor=found.factor).encode())
+        save(html, report(found.quote, found.cluster, factor=found.factor).encode())
         notes.print(f"The report is {html}", soft_wrap=True)
     return told

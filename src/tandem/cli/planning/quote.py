@@ -5,10 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from tandem.cli.context import notes
+from tandem.cli.context import notes, save
 from tandem.cli.planning.show import basis, facts
 from tandem.kit.errors import Conflict
-from tandem.kit.lines import write_whole
 from tandem.kit.pages import between, many, percent, short, size, span
 from tandem.plan import Cluster
 from tandem.plan.quote import Quote, Way, written
@@ -55,7 +54,7 @@ def _facts(found: Way) -> Iterator[tuple[str, str]]:
 
 def _loss(found: Way) -> str:
     told = between(found.loss_nats, lambda nats: f"{nats:.3f}")
-    if found.loss_nats.mid > found.guessing_nats:
+    if not found.knows_loss:
         return (
             f"not known: the law says {told}, and guessing is {found.guessing_nats:.1f}; it does not reach down so far"
         )
@@ -77,7 +76,7 @@ def write_plan(found: Quote, cluster: Cluster, folder: Path, *, name: str) -> li
             raise Conflict(f"{path} is there already.", remedy="Name another folder, or move it away.")
     folder.mkdir(parents=True, exist_ok=True)
     for path, told in files.items():
-        write_whole(path, msgspec.toml.encode(told))
+        save(path, msgspec.toml.encode(told))
     for warning in made.warnings:
         notes.print(f"Mind: {warning}")
     return list(files)

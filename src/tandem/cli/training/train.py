@@ -15,6 +15,7 @@ from tandem import flows
 from tandem.cli.context import AsJson, Quiet, emit, notes, open_house, step_bars
 from tandem.cli.training.facts import record
 from tandem.cli.training.watch import watch_run
+from tandem.compute import OVER_LIMITS
 from tandem.flows import Listener
 from tandem.kit.errors import InvalidRequest, MissingPrerequisite
 from tandem.server import House
@@ -33,7 +34,6 @@ TORCH = "pip install 'torch==2.13.0'"
 EXTRA = "pip install 'tandem-platform[train]'"
 _PATHS = ("file:", "folder:")
 _HINT = "Ctrl-C pauses the run and loses nothing."
-_SPENT = "budget"  # why the watch pauses a run that is over its limits
 
 System = Annotated[str | None, typer.Option(help="The system to train on. Default: the placement's, or local.")]
 Workers = Annotated[int | None, typer.Option(help="Processes that share the work. Default: the placement's, or 1.")]
@@ -199,7 +199,7 @@ def _words(run: Run, folder: RunFolder) -> Iterator[str]:
         yield f"Next: tandem evaluate {run.version}"
     elif run.state.over:
         yield f"Next: tandem runs show {run.run_id}"
-    elif run.reason == _SPENT:
+    elif run.reason == OVER_LIMITS:
         yield "It used up the time or the money under `limits` of its placement: raise them in a copy of that file."
         yield f"Next: tandem runs resume {run.run_id} --placement FILE"
     else:

@@ -1,7 +1,7 @@
 """Time of a step: products, attention and memory traffic of a device, and the communication that nothing hides."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tandem.plan.catalogue import Accelerator, Cluster, Precision
 from tandem.plan.flops import Convention, utilisation
@@ -47,6 +47,21 @@ class StepTime:
     def total_s(self) -> float:
         """All parts."""
         return self.compute_s + self.tensor_s + self.pipeline_s + self.context_s + self.data_s + self.optimizer_s
+
+    def scaled(self, ratio: float) -> "StepTime":
+        """The same step where all of it takes `ratio` times as long."""
+        return replace(
+            self,
+            compute_s=ratio * self.compute_s,
+            tensor_s=ratio * self.tensor_s,
+            pipeline_s=ratio * self.pipeline_s,
+            context_s=ratio * self.context_s,
+            data_s=ratio * self.data_s,
+            optimizer_s=ratio * self.optimizer_s,
+            tokens_per_s=self.tokens_per_s / ratio,
+            mfu_share=self.mfu_share / ratio,
+            hfu_share=self.hfu_share / ratio,
+        )
 
 
 def step_time(

@@ -154,7 +154,7 @@ def _formula(ask: Ask) -> str:
 def _warnings(search: Search, way: Way) -> tuple[str, ...]:
     """What of the ask could not be used up."""
     ask, found = search.ask, []
-    if way.loss_nats.mid > way.guessing_nats:
+    if not way.knows_loss:
         found.append(
             f"The law says {way.loss_nats.mid:.3g} nats, more than guessing among {way.model.vocab:,} tokens "
             f"({way.guessing_nats:.3g}): it does not hold for so little computing. Take the split as advice, not the "

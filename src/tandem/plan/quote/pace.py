@@ -62,8 +62,13 @@ class Way:
 
     @property
     def guessing_nats(self) -> float:
-        """The loss of guessing among the vocabulary: a law that says more does not hold for so little computing."""
+        """The loss of guessing among the vocabulary."""
         return math.log(self.model.vocab)
+
+    @property
+    def knows_loss(self) -> bool:
+        """Whether the law says no more than guessing; where it does, it does not hold for so little computing."""
+        return self.loss_nats.mid <= self.guessing_nats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
