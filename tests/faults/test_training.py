@@ -96,7 +96,8 @@ async def test_a_stopped_rank_is_found_and_shown(shop: Workshop) -> None:
     run = await shop.disturbed(shop.begin(placed(workers=2, hang_s=3.0)), disturb)
     assert run.state is RunState.SUCCEEDED, run.reason
     assert shop.endings(run) == ["hung", "finished"]
-    assert "take_step" in shop.folder(run).attempt(1).stacks(0).read_text()
+    # In which of a step's exchanges the other waits, its gradients or its wishes, is a matter of the moment.
+    assert " in run_steps" in shop.folder(run).attempt(1).stacks(0).read_text()
 
 
 async def test_asked_to_stop_it_loses_no_step(shop: Workshop, undisturbed: dict[int, str]) -> None:
