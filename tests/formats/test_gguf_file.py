@@ -35,9 +35,15 @@ def tensor(name: str, *, shape: tuple[int, ...] = (4,), kind: int = 0, offset: i
 
 
 def made(
-    *, keys: list[bytes] | None = None, tensors: list[bytes] | None = None, data: bytes = bytes(64), version: int = 3
+    *,
+    keys: list[bytes] | None = None,
+    tensors: list[bytes] | None = None,
+    data: bytes | None = None,
+    version: int = 3,
 ) -> bytes:
+    """A file; without `data` with 32 bytes for each tensor, which is what four fp32 weights fill with padding."""
     keys, tensors = keys or [], tensors or []
+    data = bytes(32 * len(tensors)) if data is None else data
     header = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(keys)) + b"".join(keys + tensors)
     return header + bytes(-len(header) % 32) + data
 
@@ -135,6 +141,10 @@ def test_every_type_of_value_is_read(tmp_path: Path) -> None:
         (made(tensors=[tensor("a"), tensor("b")]), "inside another"),
         (made(tensors=[tensor("a", shape=(16,)), tensor("b", offset=32)]), "inside another"),
         (made(tensors=[tensor("b", offset=32), tensor("a", shape=(9,))]), "inside another"),
+        (made(tensors=[tensor("a"), tensor("b", offset=64)], data=bytes(96)), "48 bytes before tensor 'b'"),
+        (made(tensors=[tensor("a", offset=32)], data=bytes(64)), "32 bytes before tensor 'a'"),
+        (made(tensors=[tensor("a")], data=bytes(32) + b"PK\3\4" + bytes(100)), "120 bytes after its last tensor"),
+        (made(data=bytes(32)), "32 bytes after its last tensor"),
         (made(tensors=[tensor("a\0x")]), "no name"),
         (made(tensors=[tensor("a\nx")]), "no name"),
         (made(tensors=[tensor("")]), "no name"),

@@ -114,7 +114,8 @@ class GGUFHeader:
 def read_header(path: Path) -> GGUFHeader:
     """Read and check the header of a GGUF file of version 2 or 3; the weights are not read.
 
-    All tensors are inside the file and none overlaps another; names are printable text without zeros, which engines
+    The tensors fill the file: none overlaps another, and between and after them is padding only, less than the
+    alignment, so that no other file hides behind the weights. Names are printable text without zeros, which engines
     would cut short; lists have an entry for each token where engines expect one.
 
     Raises:
@@ -136,7 +137,7 @@ def read_header(path: Path) -> GGUFHeader:
         tensors = tuple(_placed(reader, entry, start=start, alignment=alignment) for entry in entries)
         if len({tensor.name for tensor in tensors}) != tensor_count:
             raise reader.broken("a tensor's name occurs twice")
-        _check_apart(reader, tensors)
+        _check_filled(reader, tensors, start=start, alignment=alignment)
         return GGUFHeader(
             path=path, version=version, metadata=MappingProxyType(metadata), tensors=tensors, size=reader.size
         )
@@ -296,13 +297,17 @@ def _check_lists(reader: _Reader, metadata: Mapping[str, Value]) -> None:
             raise reader.broken(f"{key} is not a list of numbers for all of its {count} tokens")
 
 
-def _check_apart(reader: _Reader, tensors: Sequence[TensorInfo]) -> None:
-    """See that no two tensors share a byte."""
-    end = 0
+def _check_filled(reader: _Reader, tensors: Sequence[TensorInfo], *, start: int, alignment: int) -> None:
+    """See that no two tensors share a byte, and that nothing else is among them or behind them."""
+    end = start
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
         if tensor.offset < end:
             raise reader.broken(f"tensor {tensor.name!r} begins at {tensor.offset}, inside another one")
+        if tensor.offset - end >= alignment:
+            raise reader.broken(f"the {tensor.offset - end} bytes before tensor {tensor.name!r} belong to none")
         end = tensor.offset + tensor.size
+    if reader.size - end >= alignment:
+        raise reader.broken(f"the {reader.size - end} bytes after its last tensor belong to none")
 
 
 def _broken(path: Path, cause: str) -> IntegrityError:
