@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tandem.kit.config import Settings, load_settings
 from tandem.kit.db import Database
@@ -17,6 +19,10 @@ from tests.postgres import NoServer, running_server
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
+
+# How long an example takes is a matter of the machine and of its other work, never of what holds.
+hypothesis_settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("unhurried")
 
 FreshUrl = Callable[[], AbstractContextManager[str]]
 
