@@ -33,8 +33,10 @@ from tandem.spec import (
     Tokenizer,
 )
 
-PATIENCE_S = 30.0  # far above what anything here takes; who reaches it hangs
+PATIENCE_S = 60.0  # far above what anything here takes on a busy machine; who reaches it hangs
 STEPS = 6
+MANY = 100
+"""Steps of a run that a test has to reach before its end, however late it comes: `hurry` lets it end."""
 DIGEST = f"sha256:{'a' * 64}"
 
 
@@ -61,7 +63,7 @@ def placed(*, workers: int = 1, micro_samples: int = 0, every_steps: int = 2, **
         workers=workers,
         micro_samples=micro_samples,
         checkpoints=Checkpoints(every_steps=every_steps),
-        limits=msgspec.convert({"hang_s": 1.0, **limits}, Limits),
+        limits=msgspec.convert(limits, Limits),
     )
 
 
@@ -122,6 +124,11 @@ async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
             return
         assert clock.monotonic_seconds() < deadline, "it never came true"
         await asyncio.sleep(0.02)
+
+
+def hurry(attempt: AttemptFolder) -> None:
+    """Let the workers of a running attempt take their steps as fast as they can from now on."""
+    write_whole(attempt.path / "behaviour.json", msgspec.json.encode(Behaviour()))
 
 
 def kill(attempt: AttemptFolder, number: signal.Signals, *, rank: int = 0) -> None:

@@ -13,7 +13,7 @@ from tandem.compute.systems import Condition, Fake, Status
 from tandem.compute.systems.fake import Fault
 from tandem.compute.watch import Bounds, Pulse, ended, over_limit, watch
 from tandem.spec import EXIT_STATUS, AttemptFolder, Ending, Limits, RunFolder
-from tests.compute.stand_ins import STEPS, placed, running, written
+from tests.compute.stand_ins import MANY, STEPS, pinned, placed, running, written
 
 LOST = Status(condition=Condition.LOST)
 LIMITS = Limits(hang_s=60.0, start_s=600.0)
@@ -139,8 +139,10 @@ def test_torn_words_are_no_words(tmp_path: Path) -> None:
     assert heartbeats(attempt, 1) == []
 
 
-async def watched(system: Fake, folder: Path, *, wish: str = "", workers: int = 1, **limits: float) -> Ended:
-    job = written(folder / "run_1", placement=placed(workers=workers, **limits))
+async def watched(
+    system: Fake, folder: Path, *, wish: str = "", workers: int = 1, steps: int = STEPS, **limits: float
+) -> Ended:
+    job = written(folder / "run_1", recipe=pinned(steps=steps), placement=placed(workers=workers, **limits))
     bounds = Bounds(limits=job.placement.limits, usd_per_hour=3600.0, stop_grace_s=20.0, poll_s=0.02)
 
     def wished() -> str:
@@ -159,9 +161,9 @@ async def test_an_end_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_a_hang_leaves_its_stacks(tmp_path: Path) -> None:
-    fault = Fault(ending=Ending.HUNG, at=3)
+    fault = Fault(ending=Ending.HUNG, at=1)  # before its first step it may take its time
     how = await watched(Fake(faults=[fault]), tmp_path, hang_s=0.3)
-    assert (how.ending, how.step) == (Ending.HUNG, 3)
+    assert (how.ending, how.step) == (Ending.HUNG, 1)
     assert "phase train" in how.detail
     assert "suffer" in RunFolder(tmp_path / "run_1").attempt(1).stacks(0).read_text()
 
@@ -175,7 +177,7 @@ async def test_a_start_that_takes_too_long_is_a_hang(tmp_path: Path) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize(("wish", "limits"), [("user", {}), ("budget", {"wall_s": 1e-9}), ("budget", {"usd": 1e-9})])
 async def test_it_is_stopped_when_asked(tmp_path: Path, wish: str, limits: dict[str, float]) -> None:
-    how = await watched(Fake(step_s=0.1), tmp_path, wish="user" if wish == "user" else "", **limits)
+    how = await watched(Fake(step_s=0.3), tmp_path, wish="user" if wish == "user" else "", steps=MANY, **limits)
     assert how.asked == wish
     if wish == "user":
         assert how.ending is Ending.PAUSED

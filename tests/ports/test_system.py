@@ -8,13 +8,24 @@ import msgspec
 import pytest
 
 from tandem.compute import heartbeats
-from tandem.compute.systems import Condition, Status, System
+from tandem.compute.systems import Condition, Fake, Status, System, processes
 from tandem.compute.systems.fake import Fault
 from tandem.compute.systems.processes import marked
 from tandem.kit.errors import Unavailable
 from tandem.kit.lines import read_lines
 from tandem.spec import EXIT_STATUS, AttemptFolder, Ending, Event, Happened, Job, RunFolder
-from tests.compute.stand_ins import STEPS, SYSTEMS, MakeSystem, kill, placed, running, until, written
+from tests.compute.stand_ins import (
+    MANY,
+    STEPS,
+    SYSTEMS,
+    MakeSystem,
+    kill,
+    pinned,
+    placed,
+    running,
+    until,
+    written,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -29,6 +40,17 @@ def make(request: pytest.FixtureRequest) -> MakeSystem:
 def job(request: pytest.FixtureRequest, tmp_path: Path) -> Job:
     """An attempt of one worker, then of two."""
     return written(tmp_path / "run_1", placement=placed(workers=request.param))
+
+
+@pytest.fixture(params=[1, 2])
+def long_job(request: pytest.FixtureRequest, tmp_path: Path) -> Job:
+    """An attempt that is not over before it is ended, of one worker, then of two."""
+    return long(tmp_path, workers=request.param)
+
+
+def long(tmp_path: Path, *, workers: int = 1) -> Job:
+    placement = placed(workers=workers, every_steps=1000)
+    return written(tmp_path / "run_1", recipe=pinned(steps=MANY), placement=placement)
 
 
 async def ended(system: System, attempt: AttemptFolder) -> Status:
@@ -76,8 +98,8 @@ async def test_what_was_never_there_is_lost_and_stopped(make: MakeSystem, tmp_pa
     await system.stop(attempt, grace_s=1)
 
 
-async def test_another_object_finds_it_again(make: MakeSystem, job: Job) -> None:
-    async with running(make(step_s=0.01), job) as attempt:
+async def test_another_object_finds_it_again(make: MakeSystem, long_job: Job) -> None:
+    async with running(make(step_s=0.3), long_job) as attempt:
         assert (await make().poll(attempt)).condition is Condition.RUNNING
         await make().stop(attempt, grace_s=0)
         assert not marked(attempt)
@@ -85,8 +107,8 @@ async def test_another_object_finds_it_again(make: MakeSystem, job: Job) -> None
 
 
 async def test_stopping_lets_it_save(make: MakeSystem, tmp_path: Path) -> None:
-    job = written(tmp_path / "run_1", placement=placed(every_steps=1000))
-    system = make(step_s=0.05)
+    job = long(tmp_path)
+    system = make(step_s=0.3)
     async with running(system, job) as attempt:
         await steps(attempt, 1, 1)
         await system.stop(attempt, grace_s=20)
@@ -96,19 +118,18 @@ async def test_stopping_lets_it_save(make: MakeSystem, tmp_path: Path) -> None:
 
 
 async def test_several_are_stopped_alike(make: MakeSystem, tmp_path: Path) -> None:
-    job = written(tmp_path / "run_1", placement=placed(workers=2, every_steps=1000))
-    system = make(step_s=0.05)
-    async with running(system, job) as attempt:
+    system = make(step_s=0.3)
+    async with running(system, long(tmp_path, workers=2)) as attempt:
         await steps(attempt, 1, 2)
         await system.stop(attempt, grace_s=20)
         assert (await system.poll(attempt)).exit_status == EXIT_STATUS[Ending.PAUSED]
 
 
-async def test_a_killed_worker_ends_all_and_is_named(make: MakeSystem, job: Job) -> None:
-    rank = job.placement.workers - 1
-    system = make(step_s=0.1)
-    async with running(system, job) as attempt:
-        await steps(attempt, 1, job.placement.workers)
+async def test_a_killed_worker_ends_all_and_is_named(make: MakeSystem, long_job: Job) -> None:
+    rank = long_job.placement.workers - 1
+    system = make(step_s=0.3)
+    async with running(system, long_job) as attempt:
+        await steps(attempt, 1, long_job.placement.workers)
         kill(attempt, signal.SIGKILL, rank=rank)
         assert await ended(system, attempt) == Status(condition=Condition.ENDED, signal="SIGKILL", rank=rank)
 
@@ -125,24 +146,41 @@ async def test_stacks_are_written_and_the_worker_lives(make: MakeSystem, tmp_pat
     system = make(faults=[Fault(ending=Ending.HUNG, at=2)])
     async with running(system, written(tmp_path / "run_1")) as attempt:
         await steps(attempt, 2, 1)
-        await system.dump(attempt)
-        await until(lambda: "suffer" in attempt.stacks(0).read_text())
+
+        async def shown() -> bool:
+            await system.dump(attempt)  # a worker that beats for a step has not got to where it hangs yet
+            return "suffer" in attempt.stacks(0).read_text()
+
+        await until(shown)
         assert (await system.poll(attempt)).condition is Condition.RUNNING
 
 
-async def test_a_stopped_process_is_killed_after_the_grace(make: MakeSystem, job: Job) -> None:
-    system = make(step_s=0.1)
-    async with running(system, job) as attempt:
-        await steps(attempt, 1, job.placement.workers)
+async def test_a_stopped_process_is_killed_after_the_grace(make: MakeSystem, long_job: Job) -> None:
+    system = make(step_s=0.3)
+    async with running(system, long_job) as attempt:
+        await steps(attempt, 1, long_job.placement.workers)
         kill(attempt, signal.SIGSTOP)
         await system.stop(attempt, grace_s=0.2)
         assert (await system.poll(attempt)).condition is Condition.ENDED
         assert not marked(attempt)
 
 
+async def test_a_process_that_was_just_begun_is_ended_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was begun while the others were looked for is found by looking again."""
+    monkeypatch.setattr(processes, "_PATIENCE_S", 3600.0)
+    async with running(Fake(step_s=0.3), long(tmp_path)) as attempt:
+        await steps(attempt, 1, 1)
+        looks = iter([[msgspec.json.decode(attempt.process.read_bytes())["pid"]]])
+        monkeypatch.setattr(processes, "marked", lambda attempt: next(looks, None) or marked(attempt))
+        await Fake().stop(attempt, grace_s=0)
+        assert not marked(attempt)
+
+
 async def test_a_killed_keeper_leaves_nothing_unnoticed(make: MakeSystem, tmp_path: Path) -> None:
-    system = make(step_s=0.1)
-    async with running(system, written(tmp_path / "run_1")) as attempt:
+    system = make(step_s=0.3)
+    async with running(system, long(tmp_path)) as attempt:
         await steps(attempt, 1, 1)
         keeper = msgspec.json.decode(attempt.process.read_bytes())["pid"]
         os.kill(keeper, signal.SIGKILL)

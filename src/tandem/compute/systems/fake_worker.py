@@ -23,7 +23,7 @@ from tandem.spec import EXIT_STATUS, Ending, Event, Happened, Job, RunFolder
 STEPS = 10  # of a recipe that counts them by something else
 _EVERY_STEPS = 2  # between checkpoints
 _NAP_S = 0.02
-_PATIENCE_S = 1.0  # with a worker whose neighbour has failed
+_PATIENCE_S = 30.0  # with a worker whose neighbour has failed, as torchrun has it; it may be saving
 
 
 class _Ended(Exception):
@@ -39,13 +39,18 @@ class _Ended(Exception):
 class _Worker:
     job: Job
     rank: int
-    behaviour: Behaviour
     step: int = 0
     stopping: bool = False
     run: RunFolder = field(init=False)
 
     def __post_init__(self) -> None:
         self.run = RunFolder(Path(self.job.folder))
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """As it is told now: who has seen enough of a slow one may let it hurry."""
+        attempt = self.run.attempt(self.job.attempt)
+        return msgspec.json.decode((attempt.path / "behaviour.json").read_bytes(), type=Behaviour)
 
     @property
     def steps(self) -> int:
@@ -156,8 +161,7 @@ def main() -> int:
     if len(sys.argv) == 2 and job.placement.workers > 1:
         return asyncio.run(_several(job))
     attempt = RunFolder(Path(job.folder)).attempt(job.attempt)
-    behaviour = msgspec.json.decode((attempt.path / "behaviour.json").read_bytes(), type=Behaviour)
-    worker = _Worker(job=job, rank=int(sys.argv[2]) if len(sys.argv) > 2 else 0, behaviour=behaviour)
+    worker = _Worker(job=job, rank=int(sys.argv[2]) if len(sys.argv) > 2 else 0)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         worker.stopping = True

@@ -124,13 +124,8 @@ async def end(attempt: AttemptFolder, *, grace_s: float) -> None:
         if await _gone(attempt, grace_s):
             return
     record = _record(attempt)
-    keeper = record.pid if record is not None else 0
-    for pid in marked(attempt):
-        if pid != keeper:
-            _signal(pid, signal.SIGKILL)
-    if not await _gone(attempt, _PATIENCE_S):
-        for pid in marked(attempt):
-            _signal(pid, signal.SIGKILL)
+    if not await _killed(attempt, spared=record.pid if record is not None else 0):
+        await _killed(attempt, spared=0)
 
 
 def workers(attempt: AttemptFolder) -> list[int]:
@@ -154,6 +149,19 @@ def marked(attempt: AttemptFolder) -> list[int]:
     """All living processes of the attempt, whoever started them and whoever their parent is by now."""
     mark = f"{MARK}={attempt.path}".encode()
     return [pid for pid in _all() if mark in _environment(pid).split(b"\0") and born(pid)]
+
+
+async def _killed(attempt: AttemptFolder, *, spared: int) -> bool:
+    """SIGKILL to all but one until none is left, whether that is so soon: some may just be starting others."""
+    deadline = clock.monotonic_seconds() + _PATIENCE_S
+    while left := marked(attempt):
+        if clock.monotonic_seconds() > deadline:
+            return False
+        for pid in left:
+            if pid != spared:
+                _signal(pid, signal.SIGKILL)
+        await asyncio.sleep(_POLL_S)
+    return True
 
 
 async def _gone(attempt: AttemptFolder, within_s: float) -> bool:
