@@ -1,8 +1,10 @@
 """The system port: the shipped fake and this machine keep the same word, with one worker and with several."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -197,6 +199,28 @@ async def test_a_pid_that_another_process_has_now_is_not_taken_for_ours(make: Ma
     attempt.process.write_bytes(msgspec.json.encode(record))
     assert (await make().poll(attempt)).condition is Condition.LOST
     await make().stop(attempt, grace_s=1)
+
+
+async def test_who_is_cancelled_at_a_start_leaves_what_can_be_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = RunFolder(Path(long(tmp_path).folder)).attempt(1)
+    create = asyncio.create_subprocess_exec
+
+    async def created(*words: str, **options: Any) -> asyncio.subprocess.Process:
+        keeper = await create(*words, **options)
+        starting.cancel()
+        return keeper
+
+    with monkeypatch.context() as early:
+        early.setattr(asyncio, "create_subprocess_exec", created)
+        starting = asyncio.create_task(Fake(step_s=0.3).submit(attempt, workers=1))
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    try:
+        assert (await Fake().poll(attempt)).condition is Condition.RUNNING
+    finally:
+        await Fake().stop(attempt, grace_s=0)
 
 
 async def test_no_secret_reaches_a_worker(make: MakeSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

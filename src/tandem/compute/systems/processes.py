@@ -71,7 +71,11 @@ async def start(attempt: AttemptFolder, command: Sequence[str], environment: Map
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
-    _, complaint = await keeper.communicate()
+    try:
+        _, complaint = await keeper.communicate()
+    except asyncio.CancelledError:
+        await keeper.communicate()  # what it starts must be found again by whoever comes next
+        raise
     if keeper.returncode:
         last = complaint.decode(errors="replace").strip().splitlines()[-1:]
         raise Unavailable(
