@@ -27,7 +27,7 @@ from tandem.registry import first_charter, sealed
 from tandem.serve import Plan
 from tandem.server import House
 from tandem.spec import Evidence, Metric, Placement, Recipe
-from tests.compute.stand_ins import pinned, placed
+from tests.compute.stand_ins import STEPS, pinned, placed
 from tests.serving import wait_until
 
 METRICS = {
@@ -56,12 +56,14 @@ def ordered(**changes: Any) -> Order:
     return msgspec.structs.replace(order, **changes)
 
 
-def hands(house: House, *, step_s: float = 0.0, amid: Callable[[str], None] = lambda _step: None) -> Hands:
+def hands(
+    house: House, *, step_s: float = 0.0, steps: int = STEPS, amid: Callable[[str], None] = lambda _step: None
+) -> Hands:
     """Stand-ins that write down what they do."""
 
     async def prepare(recipe: Recipe, **_: object) -> Recipe:
         note(house, "prepared")
-        return pinned(recipe.name)
+        return pinned(recipe.name, steps=steps)
 
     async def evaluate(ref: str, _house: object, *, asking: Asking, watcher: object) -> None:
         for suite in asking.suites:
@@ -106,8 +108,14 @@ def sign(house: House, flow: Flow) -> None:
 
 def followed(house: House, flow: str, until: Callable[[Flow], bool]) -> Flow:
     """The flow, once it is as it should be."""
-    wait_until(lambda: until(house.flows.get(flow)))
-    return house.flows.get(flow)
+    found: list[Flow] = []
+
+    def is_so() -> bool:
+        found.append(house.flows.get(flow))
+        return until(found[-1])
+
+    wait_until(is_so)
+    return found[-1]
 
 
 def _file_evidence(house: House, ref: str, suite: str) -> None:

@@ -1,6 +1,7 @@
 """Train: a recipe becomes a version, whatever happens to workers and supervisors meanwhile."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -23,10 +24,11 @@ from tandem.kit.config import load_settings
 from tandem.kit.errors import Conflict, InvalidRequest, NotFound
 from tandem.server import House
 from tandem.spec import AttemptFolder, Ending, Event, Happened, Placement, Recipe, Run, RunState, recipe_id
-from tests.compute.stand_ins import DIGEST, STEPS, kill, pinned, placed, until
+from tests.compute.stand_ins import DIGEST, MANY, STEPS, hurry, kill, pinned, placed, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault]
 
+HANG_S = 5.0  # a busy machine takes less for a step, and what goes on afterwards must not be found to hang
 PACE = Pace(poll_s=0.02, disk_s=0.02, stop_grace_s=20.0)
 
 
@@ -39,17 +41,17 @@ def house(home: Path, migrated_sqlite: Path) -> Iterator[House]:
     house.db.close()
 
 
-def made(house: House, *, placement: Placement | None = None, recipe: Recipe | None = None) -> Run:
+def made(house: House, *, placement: Placement | None = None, steps: int = STEPS) -> Run:
     """A run that nobody supervises yet."""
-    recipe = recipe or pinned()
+    recipe = pinned(steps=steps)
     run = house.runs.create(recipe, placement or placed())
     house.datasets.record(run.run_id, recipe)
     return run
 
 
-async def supervised(house: House, system: Fake, *, placement: Placement | None = None) -> Run:
+async def supervised(house: House, system: Fake, *, placement: Placement | None = None, steps: int = STEPS) -> Run:
     """A run from its beginning to where its supervisor leaves it; no process of it is left."""
-    run = made(house, placement=placement)
+    run = made(house, placement=placement, steps=steps)
     run = await resume(run.run_id, house=house, system=system, pace=PACE)
     assert not left(house, run)
     return run
@@ -144,7 +146,7 @@ async def test_data_that_cannot_be_prepared_makes_no_run(house: House) -> None:
 )
 async def test_an_accident_is_recovered_from(house: House, ending: Ending, reason: str) -> None:
     system = Fake(faults=[Fault(ending=ending, at=3, attempts=(1,))])
-    run = await supervised(house, system, placement=placed(hang_s=0.3))
+    run = await supervised(house, system, placement=placed(hang_s=HANG_S))
     assert (run.state, run.attempt, run.restarts) == (RunState.SUCCEEDED, 2, 1)
     assert [event.fields["reason"] for event in told(house, run, Happened.RECOVERING)] == [reason]
     assert endings(house, run) == [ending, Ending.FINISHED]
@@ -209,16 +211,16 @@ async def test_who_waits_for_the_disk_can_be_stopped(house: House, monkeypatch: 
 
 
 async def test_the_budget_pauses_it_and_more_lets_it_go_on(house: House) -> None:
-    run = await supervised(house, Fake(step_s=0.1), placement=placed(wall_s=0.2))
+    run = await supervised(house, Fake(step_s=0.3), placement=placed(wall_s=0.2), steps=MANY)
     assert (run.state, run.reason) == (RunState.PAUSED, "budget")
     run = await resume(run.run_id, house=house, system=Fake(), placement=placed(), pace=PACE)
-    assert (run.state, run.step, run.restarts) == (RunState.SUCCEEDED, STEPS, 0)
+    assert (run.state, run.step, run.restarts) == (RunState.SUCCEEDED, MANY, 0)
 
 
 @pytest.mark.parametrize("cancel", [False, True])
 async def test_another_process_stops_it(house: House, cancel: bool) -> None:
-    run = made(house, placement=placed(every_steps=1000))
-    going = asyncio.create_task(resume(run.run_id, house=house, system=Fake(step_s=0.05), pace=PACE))
+    run = made(house, placement=placed(every_steps=1000), steps=MANY)
+    going = asyncio.create_task(resume(run.run_id, house=house, system=Fake(step_s=0.3), pace=PACE))
     await stepped(house, run)
     run = await stop(run.run_id, house=house, cancel=cancel, pace=PACE)
     assert run.state is (RunState.CANCELLED if cancel else RunState.PAUSED)
@@ -231,7 +233,7 @@ async def test_another_process_stops_it(house: House, cancel: bool) -> None:
             await stop(run.run_id, house=house)
     else:
         run = await resume(run.run_id, house=house, system=Fake(), pace=PACE)
-        assert (run.state, run.step) == (RunState.SUCCEEDED, STEPS)
+        assert (run.state, run.step) == (RunState.SUCCEEDED, MANY)
 
 
 async def test_a_run_that_nobody_supervises_is_stopped_too(house: House) -> None:
@@ -260,7 +262,7 @@ def supervisor(house: House, run: Run, *, step_s: float, lease_s: float = 30.0) 
 
 
 async def test_a_new_supervisor_adopts_what_a_killed_one_left(house: House) -> None:
-    run = made(house)
+    run = made(house, steps=MANY)
     with supervisor(house, run, step_s=0.5) as first:
         attempt = await stepped(house, run)
         with pytest.raises(Conflict, match=f"supervised by process {first.pid}"):
@@ -269,14 +271,15 @@ async def test_a_new_supervisor_adopts_what_a_killed_one_left(house: House) -> N
         first.kill()
         first.wait()
     assert marked(attempt) == worker, "it goes on without a supervisor"
+    hurry(attempt)
     run = await resume(run.run_id, house=house, system=Fake(), pace=PACE)
-    assert (run.state, run.attempt, run.restarts, run.step) == (RunState.SUCCEEDED, 1, 0, STEPS)
+    assert (run.state, run.attempt, run.restarts, run.step) == (RunState.SUCCEEDED, 1, 0, MANY)
     assert endings(house, run) == [Ending.FINISHED]
 
 
 async def test_a_new_supervisor_goes_on_where_both_were_killed(house: House) -> None:
-    run = made(house)
-    with supervisor(house, run, step_s=0.2) as first:
+    run = made(house, steps=MANY)
+    with supervisor(house, run, step_s=0.3) as first:
         attempt = await stepped(house, run, steps=3)
         first.kill()
         first.wait()
@@ -288,10 +291,13 @@ async def test_a_new_supervisor_goes_on_where_both_were_killed(house: House) -> 
 
 
 async def test_of_two_supervisors_the_one_that_slept_lets_go(house: House) -> None:
-    run = made(house)
+    run = made(house, steps=MANY)
     with supervisor(house, run, step_s=0.6, lease_s=0.5) as first:
-        await stepped(house, run)
-        first.send_signal(signal.SIGSTOP)
+        attempt = await stepped(house, run)
+        with (house.runs.folder(run.run_id).path / "lease.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # so that it is not stopped in the middle of a renewal
+            first.send_signal(signal.SIGSTOP)
+            await until(lambda: "State:\tT" in Path(f"/proc/{first.pid}/status").read_text())
         word = msgspec.json.decode(house.runs.folder(run.run_id).lease.read_bytes())
         await until(lambda: clock.unix_milliseconds() > word["expires_at"])
         second = asyncio.create_task(resume(run.run_id, house=house, system=Fake(), pace=PACE))
@@ -299,6 +305,7 @@ async def test_of_two_supervisors_the_one_that_slept_lets_go(house: House) -> No
         first.send_signal(signal.SIGCONT)
         _, complaint = await asyncio.to_thread(first.communicate)
         assert f"taken over by process {os.getpid()}" in complaint
+    hurry(attempt)
     run = await second
     assert (run.state, run.attempt, run.restarts) == (RunState.SUCCEEDED, 1, 0)
     assert endings(house, run) == [Ending.FINISHED]
@@ -334,8 +341,8 @@ async def test_a_finished_run_is_registered_by_whoever_comes_next(
 
 
 async def test_ctrl_c_pauses_it_saved(house: House) -> None:
-    run = made(house, placement=placed(every_steps=1000))
-    with supervisor(house, run, step_s=0.2) as process:
+    run = made(house, placement=placed(every_steps=1000), steps=MANY)
+    with supervisor(house, run, step_s=0.3) as process:
         await stepped(house, run)
         process.send_signal(signal.SIGINT)
         said, _ = await asyncio.to_thread(process.communicate)
@@ -348,9 +355,10 @@ async def test_ctrl_c_pauses_it_saved(house: House) -> None:
 
 
 async def test_a_stopped_worker_is_found_to_hang(house: House) -> None:
-    run = made(house, placement=placed(hang_s=0.5))
-    going = asyncio.create_task(resume(run.run_id, house=house, system=Fake(step_s=0.03), pace=PACE))
+    run = made(house, placement=placed(hang_s=HANG_S), steps=MANY)
+    going = asyncio.create_task(resume(run.run_id, house=house, system=Fake(step_s=0.3), pace=PACE))
     kill(await stepped(house, run), signal.SIGSTOP)
+    hurry(await stepped(house, run, attempt=2))
     run = await going
     assert (run.state, run.restarts) == (RunState.SUCCEEDED, 1)
     assert endings(house, run) == [Ending.HUNG, Ending.FINISHED]
@@ -358,7 +366,7 @@ async def test_a_stopped_worker_is_found_to_hang(house: House) -> None:
 
 
 async def test_a_stale_attempt_writes_no_checkpoint(house: House) -> None:
-    run = made(house)
+    run = made(house, placement=placed(every_steps=1000), steps=MANY)
     folder = house.runs.folder(run.run_id)
     with supervisor(house, run, step_s=0.3) as first:
         attempt = await stepped(house, run)
@@ -367,6 +375,7 @@ async def test_a_stale_attempt_writes_no_checkpoint(house: House) -> None:
     worker = marked(attempt)
     word = msgspec.json.decode(folder.lease.read_bytes())
     folder.lease.write_bytes(msgspec.json.encode(word | {"attempt": 2}))
+    hurry(attempt)
     await until(lambda: not marked(attempt))
     assert worker
     assert msgspec.json.decode(attempt.outcome.read_bytes())["ending"] == Ending.STALE
@@ -374,7 +383,7 @@ async def test_a_stale_attempt_writes_no_checkpoint(house: House) -> None:
 
 
 async def test_workers_may_change_from_attempt_to_attempt(house: House) -> None:
-    run = made(house)
+    run = made(house, steps=MANY)
     for number, workers in enumerate((2, 1), start=1):
         placement = placed(workers=workers, every_steps=1000)
         system = Fake(step_s=0.2)
