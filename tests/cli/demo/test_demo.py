@@ -1,5 +1,6 @@
 """`tandem demo`: the whole loop, answers through both official clients, and nothing left after Ctrl-C."""
 
+import codecs
 import os
 import select
 import time
@@ -49,13 +50,13 @@ def starter_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def read_until(server: Server, word: str) -> str:
     """What it prints until a word is there."""
     assert server.process.stdout is not None
-    text = ""
+    text, decoder = "", codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
     stop_s = time.monotonic() + DOWNLOAD_S
     while word not in text:
         assert server.process.poll() is None, text + server.said()
         assert time.monotonic() < stop_s, text + server.said()
         if select.select([server.process.stdout], [], [], 1)[0]:
-            text += os.read(server.process.stdout.fileno(), 65536).decode()
+            text += decoder.decode(os.read(server.process.stdout.fileno(), 65536))
     return text
 
 
