@@ -11,7 +11,7 @@ from tests.faults.program import Home, Prepared, Server
 from tests.faults.traffic import asked
 from tests.serving import wait_until
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
 
 
 def executors(tandem: Home) -> list[int]:

@@ -10,7 +10,7 @@ from tests.faults.program import Home, Prepared
 from tests.faults.traffic import Answer, Traffic, chat, ledger, streaming
 from tests.serving import wait_until
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
 
 ROUNDS = 3
 REQUESTS = [
@@ -28,7 +28,7 @@ def killed_under_load(tandem: Home, key: str, moment: random.Random) -> list[Ans
         server.wait_until_ready()
         long = streaming(server.url, key=key, tokens=2000)
         with Traffic(server.url, key=key, requests=REQUESTS).flowing() as traffic:
-            enough = moment.randint(len(REQUESTS), 40)
+            enough = moment.randint(len(REQUESTS) + 1, 40)
             wait_until(lambda: len(traffic.answers) >= enough)
             threading.Event().wait(moment.uniform(0, 0.3))
             server.process.kill()

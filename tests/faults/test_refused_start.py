@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.program import Home
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
 
 
 def test_a_second_server_of_the_same_home_names_the_first(tandem: Home) -> None:

@@ -8,7 +8,7 @@ from tests.faults.program import PATIENCE_S, Home, Prepared, Server
 from tests.faults.traffic import asked, ledger, streaming
 from tests.serving import wait_until
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
 
 
 def assert_nothing_left(tandem: Home, server: Server) -> None:

@@ -6,7 +6,7 @@ from tests.faults.program import Home, Prepared, Server
 from tests.faults.traffic import asked, chat, fetched
 from tests.serving import wait_until
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
 
 ASK = [
     "/v1/chat/completions",
