@@ -32,7 +32,7 @@ from tandem.spec import (
 from tandem.train.data import prepare
 from tests.compute.stand_ins import until
 
-STEPS = 60
+STEPS = 300  # some 3 s: enough for a test to reach a step before the end, however late it comes
 PACE = Pace(poll_s=0.05, disk_s=0.2, stop_grace_s=60.0)
 
 RECIPE: dict[str, Any] = {
