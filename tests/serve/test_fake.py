@@ -8,11 +8,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.serve.engines.fake import FakeEngine
 from tandem.serve.engines.fake_script import Faults, embedding_of, instance_of, tokenize, without_knobs
+from tandem.serve.engines.fake_wire import Dialect
 from tandem.serve.engines.port import Address, Feature, Health
 from tandem.spec import Task
 from tests.serve.launches import CHAT, COMPLETIONS, authorization, post, stream, tiny_launch, until
@@ -172,27 +174,33 @@ async def test_sends_a_malformed_chunk(engine: FakeEngine) -> None:
 
 
 async def test_hangs_until_the_client_goes(engine: FakeEngine) -> None:
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(post(engine.address, CHAT, messages=_user("fake:hang one")), 0.2)
+    asking = asyncio.create_task(post(engine.address, CHAT, messages=_user("fake:hang one")))
+    await until(lambda: engine.active == 1)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled(), "it was not answered"
     await until(lambda: (engine.active, engine.cancelled) == (0, 1))
     assert (await engine.metrics())["fake:requests_cancelled_total"] == 1
 
 
-async def test_more_requests_than_slots_wait(engine: FakeEngine) -> None:
-    prompt = "fake:delay=0.01 fake:tokens=5 word"
-    most = 0
+async def test_more_requests_than_slots_wait(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering = engine._perform
+    go_on = asyncio.Event()
+    active: list[int] = []
 
-    async def watch() -> None:
-        nonlocal most
-        while True:
-            most = max(most, engine.active)
-            await asyncio.sleep(0.001)
+    async def held(request: web.Request, wire: Dialect) -> web.StreamResponse:
+        active.append(engine.active)
+        await go_on.wait()
+        return await answering(request, wire)
 
-    watching = asyncio.create_task(watch())
-    answers = await asyncio.gather(*(post(engine.address, COMPLETIONS, prompt=prompt) for _ in range(6)))
-    watching.cancel()
-    assert [status for status, _ in answers] == [200] * 6
-    assert most == engine.launch.parallel
+    monkeypatch.setattr(engine, "_perform", held)
+    asking = asyncio.gather(*(post(engine.address, COMPLETIONS, prompt="word") for _ in range(6)))
+    await until(lambda: len(engine.requests) == 6)
+    await until(lambda: len(active) == engine.launch.parallel)
+    go_on.set()
+    assert [status for status, _ in await asking] == [200] * 6
+    assert len(active) == 6
+    assert max(active) == engine.launch.parallel
 
 
 async def test_ill_on_demand(engine: FakeEngine) -> None:

@@ -92,7 +92,10 @@ async def test_stop_ends_a_child_that_does_not_listen(tmp_path: Path, monkeypatc
     assert not _is_running(pid)
 
 
-async def test_a_start_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
+async def test_a_start_that_is_given_up_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = tmp_path / "child.py"
+    child.write_text("import sys\nsys.stdin.read()\n")  # one that never answers, so that the start is not over
+    monkeypatch.setattr(llamacpp, "_CHILD", child)
     engine = LlamaCpp(tiny_launch(tmp_path))
     start = asyncio.create_task(engine.start())
     await until(lambda: engine._process is not None)
@@ -115,6 +118,8 @@ async def test_the_key_is_nowhere_to_be_read(tmp_path: Path) -> None:
     launch = tiny_launch(tmp_path)
     async with running(LlamaCpp, launch) as engine:
         await post(engine.address, "/v1/completions", prompt="word " * 1000)
+        # llama.cpp answers first; a thread of its own writes the log.
+        await until(lambda: "exceeds the available context size" in launch.log_path.read_text())
         process = Path(f"/proc/{engine.address.pid}")
         key = engine.address.api_key.encode()
         assert len(key) > 32

@@ -14,7 +14,7 @@ from tandem.serve.engines.fake import FakeEngine
 from tandem.serve.engines.port import Engine, Health, Launch
 from tandem.serve.state import State
 from tandem.serve.supervisor import Replica, pause_s
-from tests.serve.launches import tiny_launch, until
+from tests.serve.launches import DEADLINE_S, tiny_launch, until
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ class Workshop:
         self.causes: list[str] = []  # the last error in each of them
         self.errors: list[Exception] = []  # raised by the next starts
         self.prepare: Callable[[FakeEngine], None] = lambda engine: None
-        self.replica = Replica("tiny.1.0", make=self.make, changed=self.note, start_timeout_s=5)
+        self.replica = Replica("tiny.1.0", make=self.make, changed=self.note, start_timeout_s=DEADLINE_S)
 
     async def make(self) -> Engine:
         if self.errors:
@@ -140,9 +140,10 @@ async def test_no_traffic_before_health(workshop: Workshop) -> None:
 async def test_engine_that_never_gets_healthy_is_started_anew(workshop: Workshop) -> None:
     def ill(engine: FakeEngine) -> None:
         engine.healthy = bool(workshop.engines)  # only the first one is ill
+        # The second one has all the time that a busy machine needs for one look at it.
+        workshop.replica._start_timeout_s = DEADLINE_S if engine.healthy else 0.05
 
     workshop.prepare = ill
-    workshop.replica._start_timeout_s = 0.05
     workshop.replica.start()
     await until(lambda: workshop.ready)
     assert len(workshop.engines) == 2
