@@ -1,10 +1,13 @@
 """The page at `/`, the probes, and what is not there."""
 
+import asyncio
 import re
+import threading
 
 import pytest
 
 from tandem.serve import State
+from tandem.serve.engines.fake import FakeEngine
 from tests.serving import Served, wait_until
 
 
@@ -25,15 +28,23 @@ def test_the_page_says_how_to_call(fake: Served) -> None:
         assert fake.request("GET", link, key="").status == 200
 
 
-def test_health_and_readiness(fake: Served) -> None:
+def test_health_and_readiness(fake: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fake.request("GET", "/health", key="").json["status"] == "ok"
     assert fake.request("GET", "/ready", key="").json == {"status": "ready", "problems": []}
-    engine = fake.fakes["tiny"]
-    fake.on_loop(engine.crash())
-    wait_until(lambda: fake.routes.get("tiny").state is not State.READY)
+    start = FakeEngine.start
+    go_on = threading.Event()
+
+    async def held(engine: FakeEngine) -> asyncio.Future[str]:
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        return await start(engine)
+
+    monkeypatch.setattr(FakeEngine, "start", held)
+    fake.on_loop(fake.fakes["tiny"].crash())
+    wait_until(lambda: fake.routes.get("tiny").state is State.RESTARTING)
     reply = fake.request("GET", "/ready", key="")
-    if reply.status == 503:  # it may be back already
-        assert reply.json["problems"] == ["deployment tiny is restarting"]
+    assert (reply.status, reply.json["problems"]) == (503, ["deployment tiny is restarting"])
+    go_on.set()
     wait_until(lambda: fake.request("GET", "/ready", key="").status == 200)
 
 
