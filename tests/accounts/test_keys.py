@@ -31,6 +31,12 @@ def db(fresh_sqlite: FreshUrl) -> Iterator[FailingDatabase]:
         opened.close()
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may keep a query waiting for longer than a caller waits; only a database that hangs is to."""
+    monkeypatch.setattr(keys_module, "_PATIENCE_S", 60.0)
+
+
 @pytest.fixture
 def ring(db: FailingDatabase) -> Keyring:
     return Keyring(db, cache_s=CACHE_S, grace_s=GRACE_S)
