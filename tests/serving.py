@@ -180,7 +180,7 @@ def running(house: House) -> Iterator[Served]:
             )
             server = uvicorn.Server(config)
             serving = asyncio.create_task(server.serve())
-            while not server.started or not _all_ready(routes, wanted):
+            while not server.started or not _all_ready(routes, wanted) or not await asyncio.to_thread(_all_seen, house):
                 await asyncio.sleep(0.01)
             answer.append(
                 Served(
@@ -226,6 +226,11 @@ def wait_until(condition: Callable[[], object], *, seconds: float = DEADLINE_S) 
     while not condition():
         assert time.monotonic() < stop_s, "the condition did not come true in time"
         time.sleep(0.02)
+
+
+def _all_seen(house: House) -> bool:
+    """Whether the table says so, too: it hears of it after the routes."""
+    return all(one.state is State.READY for one in house.deployments.deployments())
 
 
 def _all_ready(routes: Routes, wanted: int) -> bool:

@@ -1,9 +1,11 @@
 """/api/v1/keys and /api/v1/usage: roles, tenants, pages, and what the ledger says."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from tandem.kit import clock
 from tests.api.conftest import Keys
 from tests.serving import Reply, Served
 
@@ -135,7 +137,9 @@ def test_a_tenant_sees_nothing_of_another(fake: Served, keys: Keys) -> None:
     assert (made.status, made.json["tenant"]) == (201, "tenant_b"), "names are the tenant's own"
 
 
-def test_a_user_sees_its_own_usage_and_an_admin_all(fake: Served, keys: Keys) -> None:
+def test_a_user_sees_its_own_usage_and_an_admin_all(fake: Served, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    noon = clock.now().replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
+    monkeypatch.setattr(clock, "unix_milliseconds", lambda: int(1000 * noon.timestamp()))  # no midnight comes between
     secret = fake.house.keyring.create("counted").secret
     for _ in range(3):
         _chat(fake, secret)
@@ -156,7 +160,7 @@ def test_a_user_sees_its_own_usage_and_an_admin_all(fake: Served, keys: Keys) ->
     assert [row["group"] for row in _rows(fake, "/api/v1/usage?by=deployment", secret)] == ["tiny"]
     [day] = _rows(fake, "/api/v1/usage?by=day", secret)
     assert {**day, "group": "", "id": ""} == mine
-    assert len(day["group"]) == len("2026-01-31")
+    assert day["group"] == f"{noon:%Y-%m-%d}"
 
 
 def test_events(fake: Served) -> None:

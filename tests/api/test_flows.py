@@ -44,7 +44,8 @@ def test_a_server_without_flows_has_none(fake: Served, keys: Keys) -> None:
 
 def test_a_flow_is_executed_beside_the_server(fake: Served, keys: Keys, house: House) -> None:
     flow = begun(fake, keys, "release", model="tiny@1")
-    assert (flow["state"], flow["by"], flow["tries"]) == ("queued", "a-admin", 1)
+    assert flow["state"] in {"queued", "running", "waiting", "succeeded"}, "who executes it may be quick"
+    assert (flow["by"], flow["tries"]) == ("a-admin", 1)
     done = reached(fake, keys, flow, "succeeded")
     assert [(step["name"], step["state"]) for step in done["steps"]] == [("request", "done"), ("signatures", "done")]
     assert done["facts"]["version"] == "tiny@1"
