@@ -258,17 +258,16 @@ async def test_a_cancelled_measurement_leaves_no_child(tmp_path: Path) -> None:
 
 
 def children(folder: Path) -> list[str]:
-    lines = [
-        path.read_bytes().replace(b"\0", b" ").decode() for path in Path("/proc").glob("[0-9]*/cmdline") if alive(path)
-    ]
+    lines = [command(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
     return [line for line in lines if str(folder / "job.json") in line]
 
 
-def alive(path: Path) -> bool:
+def command(path: Path) -> str:
+    """The words of a process; none of one that ends while we look, whosever it is."""
     try:
-        return bool(path.read_bytes())
+        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
-        return False
+        return ""
 
 
 @pytest.mark.parametrize(
