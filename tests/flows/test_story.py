@@ -129,7 +129,8 @@ def test_from_a_recipe_to_clients_and_back(house: House) -> None:
         house.releases.withdraw(release.digest, reason="It says too much.", signer=ada)
         wait_until(lambda: answer_of(tandem).status != 200)
         assert f"{third.ref} has no release in force" in answer_of(tandem).json["error"]["message"]
-        assert "ada withdrew it: It says too much." in house.deployments.get("talk").last_error
+        # The table hears of it after the routes.
+        wait_until(lambda: "ada withdrew it: It says too much." in house.deployments.get("talk").last_error)
 
 
 @pytest.mark.starter
