@@ -72,7 +72,8 @@ def _server_process(programs: Path, folder: Path, owner: str | None) -> Iterator
     data = folder / "data"
     as_owner = {"user": owner, "group": owner, "extra_groups": []} if owner else {}
     made = subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"],
+        # No locale of this machine: it may name one that is not installed, and it would decide how texts are ordered.
+        [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
         capture_output=True,
         text=True,
         cwd=folder,
