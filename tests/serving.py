@@ -22,6 +22,7 @@ from tandem.kit.config import Settings
 from tandem.registry import Signer, first_charter, pull
 from tandem.serve import ENGINES, DeployOptions, EngineFactory, Launch, Routes, State
 from tandem.serve.engines.fake import FakeEngine
+from tandem.serve.engines.fake_script import Faults
 from tandem.server import House, running_app
 from tandem.spec import Task, Version
 
@@ -46,7 +47,10 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A running Tandem. `fakes` are the fake engines by deployment, the newest of each; `made` are all of them."""
+    """A running Tandem. `fakes` are the fake engines by deployment, the newest of each; `made` are all of them.
+
+    `faults` are those that the next fake engines are made with, the first one's first.
+    """
 
     url: str
     key: str
@@ -57,6 +61,7 @@ class Served:
     server: uvicorn.Server = field(repr=False)
     fakes: dict[str, FakeEngine] = field(default_factory=dict, repr=False)
     made: list[FakeEngine] = field(default_factory=list, repr=False)
+    faults: list[Faults] = field(default_factory=list, repr=False)
 
     def limited_key(self, name: str, **limits: int) -> str:
         """A key with limits of its own."""
@@ -154,11 +159,15 @@ def running(house: House) -> Iterator[Served]:
     admin_key = house.keyring.create("admin", role=Role.ADMIN).secret
     fakes: dict[str, FakeEngine] = {}
     made: list[FakeEngine] = []
+    faults: list[Faults] = []
 
     def make_fake(launch: Launch) -> FakeEngine:
-        fakes[launch.alias] = FakeEngine(launch)
-        made.append(fakes[launch.alias])
-        return fakes[launch.alias]
+        engine = FakeEngine(launch)
+        if faults:
+            engine.faults = faults.pop(0)
+        fakes[launch.alias] = engine
+        made.append(engine)
+        return engine
 
     engines: dict[str, EngineFactory] = {**ENGINES, "fake": make_fake}
     wanted = len(house.deployments.deployments())
@@ -193,6 +202,7 @@ def running(house: House) -> Iterator[Served]:
                     server=server,
                     fakes=fakes,
                     made=made,
+                    faults=faults,
                 )
             )
             while not stop.is_set():
