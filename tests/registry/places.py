@@ -95,9 +95,14 @@ async def playing(hub: PlayedHub) -> AsyncIterator[PlayedHub]:
 
 
 _PIP = """
-import pathlib, shutil, sys
-with pathlib.Path({log!r}).open("a") as log:
-    print(*sys.argv[1:], file=log)
+import atexit, pathlib, shutil, sys
+
+def write(name):
+    with pathlib.Path({log!r}).with_name(name).open("a") as log:
+        print(*sys.argv[1:], file=log)
+
+write("log")
+atexit.register(write, "ended")
 dest = next(word.split("=", 1)[1] for word in sys.argv if word.startswith("--dest="))
 if {error!r}:
     print("ERROR: " + {error!r})
@@ -118,6 +123,11 @@ class PlayedIndex:
     def calls(self) -> list[str]:
         """The arguments of each call."""
         return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def is_at_rest(self) -> bool:
+        """Whether each call has ended; one goes on when whoever made it was killed."""
+        ended = self.log.with_name("ended")
+        return (ended.read_text().splitlines() if ended.exists() else []) == self.calls()
 
 
 def played_index(folder: Path, members: Mapping[str, bytes], *, error: str = "") -> PlayedIndex:

