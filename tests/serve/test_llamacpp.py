@@ -21,7 +21,7 @@ from tests.serve.launches import get, post, running, tiny_launch, until
 pytestmark = pytest.mark.anyio
 
 _PARENT = """
-import asyncio, pathlib, sys
+import asyncio, pathlib, signal, sys
 from tandem.serve.engines import LlamaCpp
 from tandem.serve.engines.port import Launch
 from tandem.spec import Task
@@ -33,6 +33,7 @@ async def main():
     print(engine.address.pid, flush=True)
     await asyncio.Event().wait()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background inherits "ignored"
 asyncio.run(main())
 """
 
