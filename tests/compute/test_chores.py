@@ -100,6 +100,17 @@ async def test_cancelling_ends_the_child(home: Path) -> None:
     assert not running(str(home / "program.py").encode())
 
 
+async def test_cancelling_a_measurement_ends_the_child(home: Path) -> None:
+    script = home / "program.py"
+    script.write_text(SLOW)
+    task = asyncio.create_task(probe(program=[str(script), str(home / "measured.json")]))
+    await until((home / "measured.started").exists)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not running(str(script).encode())
+
+
 async def test_every_error_of_the_tree_crosses() -> None:
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, TandemError)]
     for kind in kinds:

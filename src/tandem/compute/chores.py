@@ -98,7 +98,12 @@ async def _ended(words: Sequence[str]) -> tuple[int | None, bytes, str]:
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
     )
-    said, complaint = await child.communicate()
+    try:
+        said, complaint = await child.communicate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
     return child.returncode, said, "".join(complaint.decode(errors="replace").strip().splitlines()[-1:])
 
 
