@@ -1,6 +1,7 @@
 """Durable flows: they go on at the right step, say why they wait, and end cleanly."""
 
 import asyncio
+import fcntl
 import re
 import sqlite3
 import threading
@@ -272,6 +273,12 @@ def test_there_is_one_executor_at_a_time(house: House) -> None:
             pass
         assert is_executed(house.settings)
     assert not is_executed(house.settings)
+
+
+def test_two_may_ask_at_once_whether_flows_are_executed(house: House) -> None:
+    with (house.settings.home / "flows.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # as another one holds it who asks
+        assert not is_executed(house.settings)
 
 
 def test_who_goes_on_with_flows_waits_for_the_first_one(house: House) -> None:

@@ -26,32 +26,40 @@ def executor_role(settings: Settings) -> Iterator[Callable[[], bool]]:
         Unavailable: the database does not answer.
         OSError: the home folder cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        lock = stack.enter_context((settings.home / "flows.lock").open("a"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _taken() from None
-        if settings.sqlalchemy_url.startswith("sqlite"):
-            yield lambda: True
-            return
-        with answering():
-            connection = stack.enter_context(connected(settings))
-            mine = connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_ROLE_LOCK)))
-        if not mine:
-            raise _taken()
-        yield lambda: _answers(connection)
+    with _held(settings) as connection:
+        yield lambda: connection is None or _answers(connection)
 
 
 def is_executed(settings: Settings) -> bool:
     """Whether some process is the executor now."""
     try:
-        with executor_role(settings):
+        with _held(settings, only_asking=True):
             return False
     except Conflict:
         return True
     except (OSError, Unavailable):
         return False
+
+
+@contextlib.contextmanager
+def _held(settings: Settings, *, only_asking: bool = False) -> Iterator[sa.Connection | None]:
+    """The role's locks, and the connection that the second one hangs on. Those who only ask share them."""
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context((settings.home / "flows.lock").open("a"))
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if only_asking else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _taken() from None
+        if settings.sqlalchemy_url.startswith("sqlite"):
+            yield None
+            return
+        with answering():
+            connection = stack.enter_context(connected(settings))
+            lock_role = sa.func.pg_try_advisory_lock_shared if only_asking else sa.func.pg_try_advisory_lock
+            mine = connection.scalar(sa.select(lock_role(_ROLE_LOCK)))
+        if not mine:
+            raise _taken()
+        yield connection
 
 
 def _taken() -> Conflict:
