@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -124,6 +124,15 @@ async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
             return
         assert clock.monotonic_seconds() < deadline, "it never came true"
         await asyncio.sleep(0.02)
+
+
+def commands(word: str) -> list[str]:
+    """The commands with a word in them of all living processes, but for those that end while we look."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [command for command in found if word in command]
 
 
 def hurry(attempt: AttemptFolder) -> None:

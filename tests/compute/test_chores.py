@@ -1,7 +1,6 @@
 """Preparing in a child: its progress, its result and its errors cross the pipe; nothing of it is left behind."""
 
 import asyncio
-import contextlib
 import inspect
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tandem.compute.chores import error_of, prepare, probe
 from tandem.kit import errors
 from tandem.kit.errors import IntegrityError, LimitExceeded, MissingPrerequisite, TandemError
 from tandem.spec import Recipe
-from tests.compute.stand_ins import pinned, until
+from tests.compute.stand_ins import commands, pinned, until
 
 pytestmark = pytest.mark.anyio
 
@@ -55,16 +54,6 @@ async def prepared(
     return recipe, steps
 
 
-def running(word: bytes) -> list[Path]:
-    """The living processes whose commands have a word in them."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # others of this machine end meanwhile
-            if word in path.read_bytes():
-                found.append(path)
-    return found
-
-
 async def test_the_pinned_recipe_comes_back(home: Path) -> None:
     recipe, steps = await prepared(home, GOOD)
     assert recipe == msgspec.structs.replace(pinned(), about="pinned")
@@ -97,7 +86,7 @@ async def test_cancelling_ends_the_child(home: Path) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not running(str(home / "program.py").encode())
+    assert not commands(str(home / "program.py"))
 
 
 async def test_cancelling_a_measurement_ends_the_child(home: Path) -> None:
@@ -108,7 +97,7 @@ async def test_cancelling_a_measurement_ends_the_child(home: Path) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not running(str(script).encode())
+    assert not commands(str(script))
 
 
 async def test_every_error_of_the_tree_crosses() -> None:

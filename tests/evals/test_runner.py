@@ -20,6 +20,7 @@ from tandem.evals import Endpoint, Measured, Suite, SuiteSettings, hardware, mea
 from tandem.evals.cases import Case, Gap, Prompt, Question, Request
 from tandem.kit.errors import EngineFailed, MissingPrerequisite
 from tandem.kit.ids import new_secret
+from tests.compute.stand_ins import commands
 
 pytestmark = pytest.mark.anyio
 
@@ -249,25 +250,12 @@ async def test_a_cancelled_measurement_leaves_no_child(tmp_path: Path) -> None:
         asked = suite("chat", Question(id="q", prompt="HANG", exact=("x",)))
         measuring = asyncio.create_task(measure(asked, endpoint, folder=tmp_path, tell=silent))
         await asyncio.wait_for(stub.held.wait(), 60)
-        assert children(tmp_path)
+        assert commands(str(tmp_path / "job.json"))
         measuring.cancel()
         with pytest.raises(asyncio.CancelledError):
             await measuring
-    assert not children(tmp_path)
+    assert not commands(str(tmp_path / "job.json"))
     assert not (tmp_path / "job.json").exists()
-
-
-def children(folder: Path) -> list[str]:
-    lines = [command(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
-    return [line for line in lines if str(folder / "job.json") in line]
-
-
-def command(path: Path) -> str:
-    """The words of a process; none of one that ends while we look, whosever it is."""
-    try:
-        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
 
 
 @pytest.mark.parametrize(

@@ -114,11 +114,11 @@ async def test_asked_to_stop_it_loses_no_step(shop: Workshop, undisturbed: dict[
 
 
 async def test_another_number_of_workers_sees_the_same_samples(shop: Workshop, undisturbed: dict[int, str]) -> None:
-    """Two workers, then one, then two: the first losses are those of one alone, to a relative 1e-5 in fp32.
+    """Two workers, then one, then two: the losses of 60 steps are those of one alone, to a relative 1e-5 in fp32.
 
     bf16 rounds each sum of another order to three digits, where a processor has it.
     """
-    exact = {"precision": "fp32"}
+    exact = {"precision": "fp32", "optimizer": {"lr": 1e-4}}
 
     async def stop_at(run: Run, step: int) -> None:
         os.kill(workers(await shop.at_step(run, step))[0], signal.SIGTERM)
@@ -132,8 +132,8 @@ async def test_another_number_of_workers_sees_the_same_samples(shop: Workshop, u
     assert run.state is RunState.SUCCEEDED, run.reason
     alone = await shop.supervise(shop.begin(placed(), **exact))
     assert shop.losses(run).keys() == shop.losses(alone).keys()
-    # Later, what sums of another order have rounded otherwise has grown.
-    found, wanted = ({step: loss for step, loss in shop.losses(one).items() if step <= 40} for one in (run, alone))
+    # What sums of another order round otherwise grows with steps, and faster at a greater rate: it is 1e-7 up to here.
+    found, wanted = ({step: loss for step, loss in shop.losses(one).items() if step <= 60} for one in (run, alone))
     assert found == pytest.approx(wanted, rel=1e-5)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,58 +88,54 @@ async def probe(*, program: Sequence[str] = PROBE) -> dict[str, Any]:
 
 async def _ended(words: Sequence[str]) -> tuple[int | None, bytes, str]:
     """A child that has ended: its exit status, what it said, and the last line of what it complained."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        *words,
-        env=child_environment(),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
+    async with _child(words, child_environment()) as child:
         said, complaint = await child.communicate()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
     return child.returncode, said, "".join(complaint.decode(errors="replace").strip().splitlines()[-1:])
 
 
 async def _run(words: Sequence[str], progress: Progress) -> dict[str, Any]:
     """The last thing that the child says."""
+    last: dict[str, Any] = {}
+    async with _child(words, child_environment(hub=True)) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        complaining = asyncio.create_task(_tail(child.stderr))
+        try:
+            async for line in child.stdout:
+                last = msgspec.json.decode(line)
+                if "step" in last:
+                    progress(last["step"], last["done"], last.get("total"))
+            await child.wait()
+            complaint = await complaining
+        finally:
+            complaining.cancel()
+            await asyncio.gather(complaining, return_exceptions=True)
+    if last.keys() & {"pinned", "error"}:
+        return last
+    lines = complaint.decode(errors="replace").strip().splitlines() or [f"exit status {child.returncode}"]
+    return {"error": {"message": f"The data could not be prepared: {lines[-1]}", "remedy": "", "code": "error"}}
+
+
+@contextlib.asynccontextmanager
+async def _child(words: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A child that has ended when the block has, however that does."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
         *words,
-        env=child_environment(hub=True),
+        env=environment,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         limit=_LINE_BYTES,
         start_new_session=True,  # Ctrl-C is ours to pass on
     )
-    assert child.stdout is not None
-    assert child.stderr is not None
-    complaining = asyncio.create_task(_tail(child.stderr))
-    last: dict[str, Any] = {}
     try:
-        async for line in child.stdout:
-            last = msgspec.json.decode(line)
-            if "step" in last:
-                progress(last["step"], last["done"], last.get("total"))
-        await child.wait()
-        complaint = await complaining
+        yield child
     finally:
         with contextlib.suppress(ProcessLookupError):
             child.kill()
         await child.wait()
-        await asyncio.gather(complaining, return_exceptions=True)
-    if last.keys() & {"pinned", "error"}:
-        return last
-    lines = complaint.decode(errors="replace").strip().splitlines() or [f"exit status {child.returncode}"]
-    return {"error": {"message": f"The data could not be prepared: {lines[-1]}", "remedy": "", "code": "error"}}
 
 
 async def _tail(stream: asyncio.StreamReader) -> bytes:
